@@ -1,0 +1,1 @@
+"""See DESIGN.md in this package."""

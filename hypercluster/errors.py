@@ -1,0 +1,189 @@
+"""Every error HyperCluster raises on purpose, as one tree; each says what is known of the outcome (D-8).
+
+Owns: the tree, and `Outcome`. The mapping to gRPC status lives in rpc/status.py, and a test proves
+that it names every class here.
+Never: text that holds a secret or somebody else's data.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Outcome(Enum):
+    """What an error says about the command it answers."""
+
+    DEFINITELY_NOT = "definitely_not"  # not applied, and will not be under this attempt
+    UNKNOWN = "unknown"  # may have been applied, or may be later; retry with the same key only
+
+
+class HyperClusterError(Exception):
+    """Root. `reason` is the stable code that goes on the wire; the message is for people."""
+
+    reason = "INTERNAL"
+    outcome = Outcome.UNKNOWN
+
+
+# --- turned away before anything was proposed: definitely not, the key stays free (D-3) -------------
+
+
+class TurnedAwayError(HyperClusterError):
+    outcome = Outcome.DEFINITELY_NOT
+    reason = "TURNED_AWAY"
+
+
+class MalformedError(TurnedAwayError):
+    """The message names the field and the limit."""
+
+    reason = "MALFORMED"
+
+
+class TooLargeError(TurnedAwayError):
+    reason = "TOO_LARGE"
+
+
+class UnauthenticatedError(TurnedAwayError):
+    reason = "UNAUTHENTICATED"
+
+
+class ForbiddenError(TurnedAwayError):
+    reason = "FORBIDDEN"
+
+
+class NotLeaderError(TurnedAwayError):
+    """`leader_hint` is the client address of the leader this node knows, or ''."""
+
+    reason = "NOT_LEADER"
+
+    def __init__(self, message: str, leader_hint: str = "") -> None:
+        super().__init__(message)
+        self.leader_hint = leader_hint
+
+
+class NoQuorumError(TurnedAwayError):
+    reason = "NO_QUORUM"
+
+
+class QueueFullError(TurnedAwayError):
+    reason = "QUEUE_FULL"
+
+
+class RateLimitedError(TurnedAwayError):
+    reason = "RATE_LIMITED"
+
+    def __init__(self, message: str, retry_after_ms: int) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class DiskFullError(TurnedAwayError):
+    """The node refuses writes until there is room; it keeps serving reads (CL-4)."""
+
+    reason = "DISK_FULL"
+
+
+class WrongClusterError(TurnedAwayError):
+    reason = "WRONG_CLUSTER"
+
+
+class WrongWorkspaceError(TurnedAwayError):
+    reason = "WRONG_WORKSPACE"
+
+
+class HistoryChangedError(TurnedAwayError):
+    reason = "HISTORY_CHANGED"
+
+
+class HistoryGoneError(TurnedAwayError):
+    """A read below the retained floor (D-18)."""
+
+    reason = "HISTORY_GONE"
+
+
+class NotFoundError(TurnedAwayError):
+    reason = "NOT_FOUND"
+
+
+class BehindError(TurnedAwayError):
+    """A bounded-stale read asked for a min_index this node has not applied in time."""
+
+    reason = "BEHIND"
+
+
+# --- may or may not have happened ---------------------------------------------------------------
+
+
+class OutcomeUnknownError(HyperClusterError):
+    """Leadership was lost, or a deadline passed, while the command was in flight."""
+
+    reason = "UNKNOWN"
+
+
+class DeadlineError(OutcomeUnknownError):
+    reason = "DEADLINE"
+
+
+# --- judged by apply: final for its key ---------------------------------------------------------
+
+
+class RefusedError(HyperClusterError):
+    """A judged refusal: `reason` is the name of hypercluster.v1.Reason; `errno` is set for file operations."""
+
+    outcome = Outcome.DEFINITELY_NOT
+
+    def __init__(self, reason: str, message: str, *, errno: int = 0, version: int = 0) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.errno = errno
+        self.version = version
+
+
+# --- the node can not go on -----------------------------------------------------------------------
+
+
+class FatalError(BaseException):
+    """The node must stop now. BaseException, so that no retry loop or `except Exception` swallows it."""
+
+    reason = "FATAL"
+
+
+class InvariantError(FatalError):
+    """A `check()` failed: a defect, never the user's mistake."""
+
+    reason = "INVARIANT"
+
+
+class DiskFailedError(FatalError):
+    """An fsync or write failed; it is never retried (CL-4)."""
+
+    reason = "DISK_FAILED"
+
+
+class DamagedError(FatalError):
+    """Something durable does not verify; the message names it and the command that mends it (CL-3)."""
+
+    reason = "DAMAGED"
+
+
+class WrongDirectoryError(FatalError):
+    """A data directory of another node, another cluster, or a newer version."""
+
+    reason = "WRONG_DIRECTORY"
+
+
+class ApplyFailedError(FatalError):
+    """apply raised: names index and command (CL-16)."""
+
+    reason = "APPLY_FAILED"
+
+
+class DivergedError(FatalError):
+    """This node's digest is in the minority (CL-17)."""
+
+    reason = "DIVERGED"
+
+
+def check(condition: bool, message: str) -> None:
+    """A safety invariant: raises also under -O, and stops the node."""
+    if not condition:
+        raise InvariantError(message)

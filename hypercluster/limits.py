@@ -1,0 +1,91 @@
+"""Every bound of the product, by name; units last. Relations between them are checked at import.
+
+Owns: numbers. Settings an operator may change default to these; the rest are fixed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hypercluster.errors import check
+
+KIB: Final = 1024
+MIB: Final = 1024 * 1024
+
+# Commands and entries (D-4, WS-30, HUB-1).
+COMMAND_BYTES_MAX: Final = 1 * MIB
+COMMAND_KEYS_MAX: Final = 1_000
+BATCH_OPS_MAX: Final = 512
+BATCH_BYTES_MAX: Final = 1 * MIB
+BATCH_WINDOW_MS: Final = 1
+SUBMIT_COMMANDS_MAX: Final = 256  # commands in one stream message
+ENTRY_BYTES_MAX: Final = 2 * MIB + 64 * KIB  # one Raft entry: a full batch plus one largest command
+APPEND_FRAME_BYTES_MAX: Final = 4 * MIB  # one append frame between peers
+PEER_FRAME_BYTES_MAX: Final = 8 * MIB  # whatever a peer may send in one message
+PEER_IN_FLIGHT_BYTES_MAX: Final = 32 * MIB  # unacknowledged bytes to one peer
+CLIENT_MESSAGE_BYTES_MAX: Final = 2 * MIB
+SNAPSHOT_PIECE_BYTES: Final = 512 * KIB
+
+# Client lanes (D-7).
+LANE_RESULTS_MAX: Final = 1_024
+LANES_MAX: Final = 1_000_000
+LANE_SILENT_FORGET_S: Final = 24 * 3600
+PRINCIPAL_BYTES_MAX: Final = 255
+SCOPE_NAME_BYTES_MAX: Final = 128
+AGENT_BYTES_MAX: Final = 128
+CAUSE_BYTES_MAX: Final = 256
+
+# Hub (HUB-1).
+HUB_KEY_BYTES_MAX: Final = 1 * KIB
+HUB_PAYLOAD_BYTES_MAX: Final = 256 * KIB
+HUB_NAMESPACE_BYTES_MAX: Final = 64
+
+# Workspace (WS-13, WS-14, WS-16, WS-24).
+CHUNK_BYTES_MAX: Final = 64 * KIB
+INLINE_BYTES_MAX: Final = 8 * KIB
+NAME_BYTES_MAX: Final = 255
+SYMLINK_TARGET_BYTES_MAX: Final = 4_095
+XATTR_NAME_BYTES_MAX: Final = 255
+XATTR_VALUE_BYTES_MAX: Final = 64 * KIB
+XATTR_TOTAL_BYTES_MAX: Final = 1 * MIB
+WRITE_BYTES_MAX: Final = 1 * MIB  # one write command, over all its extents
+WRITE_EXTENTS_MAX: Final = 64
+FILE_SIZE_MAX: Final = (1 << 63) - 1
+COALESCE_EXTENTS: Final = 16  # WS-13: the last this many small contiguous extents become one chunk
+COALESCE_EXTENT_BYTES_MAX: Final = 8 * KIB
+COALESCE_TOTAL_BYTES_MAX: Final = 64 * KIB
+NLINK_MAX: Final = 65_000
+
+# Node queues (CL-13, WS-34).
+PENDING_OPS_MAX: Final = 10_000
+PENDING_BYTES_MAX: Final = 64 * MIB
+STREAM_OUTBOX_MESSAGES_MAX: Final = 1_024
+READS_PENDING_MAX: Final = 10_000
+SEQ_HOLD_MS: Final = 1_000
+SEQ_HOLD_OPS_MAX: Final = 64
+SEQ_HOLD_BYTES_MAX: Final = 1 * MIB
+SEQ_HOLD_TOTAL_BYTES_MAX: Final = 64 * MIB
+
+# Durable log (CL-4, CL-7, CL-9).
+WAL_SEGMENT_BYTES: Final = 64 * MIB
+WAL_RESERVE_BYTES: Final = 64 * MIB
+WAL_TAIL_CACHE_BYTES: Final = 64 * MIB
+FLUSH_BYTES: Final = 64 * MIB
+FLUSH_ENTRIES: Final = 50_000
+LOG_KEEP_ENTRIES: Final = 100_000  # kept behind a checkpoint for a lagging voter
+
+# Raft timing (design/raft-engine), in milliseconds.
+HEARTBEAT_MS: Final = 100
+ELECTION_MIN_MS: Final = 400
+ELECTION_MAX_MS: Final = 800
+CLOCK_SKEW_MAX_MS: Final = 2_000
+
+check(WRITE_BYTES_MAX <= COMMAND_BYTES_MAX, "a write must fit a command")
+check(
+    BATCH_BYTES_MAX + COMMAND_BYTES_MAX <= ENTRY_BYTES_MAX, "a batch that just took its last command must fit an entry"
+)
+check(ENTRY_BYTES_MAX <= APPEND_FRAME_BYTES_MAX <= PEER_FRAME_BYTES_MAX, "an entry must fit a frame")
+check(COMMAND_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX, "a command must fit a client message")
+check(INLINE_BYTES_MAX <= CHUNK_BYTES_MAX, "inline content becomes one chunk")
+check(ELECTION_MIN_MS >= 3 * HEARTBEAT_MS, "an election timeout must survive two lost heartbeats")
+check(ELECTION_MAX_MS > ELECTION_MIN_MS, "election timeouts are drawn from a range")

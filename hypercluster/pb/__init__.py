@@ -1,0 +1,1 @@
+"""Generated protocol buffers, one subpackage a version."""

@@ -1,0 +1,86 @@
+"""What the state machine needs of a place to keep bytes.
+
+Owns: `Family`, the `Store` protocol, `Change`, and `MemoryStore`. The core reads through `Store` and
+never writes to it: `Machine.apply` returns ordered changes, and the shell writes them together with
+the applied index in one atomic batch (CL-7).
+Keys are bytes whose byte order is the logical order (see keys.py). Iteration order is byte order,
+on every implementation; the contract tests in tests/contracts/test_store.py run over each of them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+
+class Family(IntEnum):
+    """Column families. The numbers are on disk and in digests: never reuse one."""
+
+    META = 0  # applied index, digest, floors, counters
+    HUB = 1  # head values of hub namespaces
+    OPLOG = 2  # hub and workspace operation logs
+    TREE = 3  # workspace inodes, directory entries, extents, xattrs
+    CHUNKS = 4  # presence and accounting of chunks (bytes live in the chunk store)
+    LANES = 5  # client lanes and stored results (D-7)
+    VERSIONS = 6  # (object, Raft index, ordinal) -> value (D-18)
+    MERKLE = 7  # Merkle pages of workspaces
+
+
+class Change(NamedTuple):
+    """One key change. `value` None deletes."""
+
+    family: Family
+    key: bytes
+    value: bytes | None
+
+
+class Reader(Protocol):
+    """Reads of one consistent state."""
+
+    def get(self, family: Family, key: bytes) -> bytes | None: ...
+
+    def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs with start <= key < end, in byte order (or its reverse). Safe against writes made meanwhile:
+        each implementation iterates over the state as it was at the call."""
+
+
+class Store(Reader, Protocol):
+    """A reader that can also be changed, atomically, a list of changes at a time (last one of a key wins)."""
+
+    def write(self, changes: Iterable[Change]) -> None: ...
+
+
+class MemoryStore:
+    """Sorted in-memory `Store` for tests, the simulation and small tools."""
+
+    def __init__(self) -> None:
+        self._values: dict[Family, dict[bytes, bytes]] = {f: {} for f in Family}
+        self._keys: dict[Family, list[bytes]] = {f: [] for f in Family}
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        return self._values[family].get(key)
+
+    def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        keys, values = self._keys[family], self._values[family]
+        found = keys[bisect_left(keys, start) : bisect_left(keys, end)]
+        pairs = [(k, values[k]) for k in found]
+        return iter(reversed(pairs)) if reverse else iter(pairs)
+
+    def write(self, changes: Iterable[Change]) -> None:
+        for family, key, value in changes:
+            values, keys = self._values[family], self._keys[family]
+            if value is None:
+                if values.pop(key, None) is not None:
+                    del keys[bisect_left(keys, key)]
+            else:
+                if key not in values:
+                    keys.insert(bisect_left(keys, key), key)
+                values[key] = value
+
+    def items(self) -> Iterator[Change]:
+        """Everything, by family and key: for checkpoints and comparisons."""
+        for family in Family:
+            for key in self._keys[family]:
+                yield Change(family, key, self._values[family][key])
