@@ -1,0 +1,41 @@
+"""What a command may know while it is judged: the entry it stands in, who sent it, and the state.
+
+Owns: `OpContext` and `Effects`. Everything here comes from the entry or the state; nothing from the node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypercluster.state_machine.overlay import Overlay
+from hypercluster.values import ClientId, Index, Nanos, Scope, Seq, Term
+
+
+@dataclass(slots=True)
+class Effects:
+    """What the shell does after the changes: content to store, records to fan out."""
+
+    # hash -> plain bytes to put in the chunk store before the flush point passes this entry
+    chunks: dict[bytes, bytes] = field(default_factory=dict)
+    # workspace_id -> serialized LogRecord messages accepted by this entry, in order
+    log_records: dict[bytes, list[bytes]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class OpContext:
+    """One command's surroundings. Mutable only so that a run of commands can reuse it."""
+
+    overlay: Overlay
+    effects: Effects
+    index: Index
+    term: Term
+    ordinal: int  # position of the command in its entry, from 0
+    stamp_ns: Nanos  # this command's committed_at: the entry's stamp + ordinal
+    id_seed: bytes
+    principal: str
+    scope: Scope
+    worker: str
+    client_id: ClientId
+    seq: Seq
+    workspace_id: bytes  # as named by the Submit message; may be empty or unknown
+    origin: bytes  # serialized Origin, as the client sent it; may be empty

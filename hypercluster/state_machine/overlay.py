@@ -1,0 +1,92 @@
+"""Reads and writes of one entry while it is being applied.
+
+Owns: the ordered list of changes an entry makes, and a bounded cache of heads in front of the reader.
+Never: writes to the store. The shell writes `take_changes()` before the next entry is applied.
+Invariants: a read sees the writes made before it; two nodes that apply the same entry to the same state
+produce the same changes in the same order; the cache changes speed only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hypercluster.state_machine.store import Change, Family, Reader
+
+CACHE_KEYS_MAX = 200_000  # per family; the oldest half is dropped when it is full
+
+_ABSENT = object()  # "known to be missing" in a cache, as None would mean "not known"
+
+
+class Overlay:
+    """A `Reader` over `reader` plus what the present entry has written."""
+
+    __slots__ = ("_cache", "_changes", "_reader")
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._cache: list[dict[bytes, object]] = [{} for _ in Family]
+        self._changes: list[Change] = []
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        found = self._cache[family].get(key)
+        if found is None:
+            value = self._reader.get(family, key)
+            self._remember(family, key, _ABSENT if value is None else value)
+            return value
+        return None if found is _ABSENT else found  # type: ignore[return-value]
+
+    def put(self, family: Family, key: bytes, value: bytes) -> None:
+        self._cache[family][key] = value
+        self._changes.append(Change(family, key, value))
+
+    def put_uncached(self, family: Family, key: bytes, value: bytes) -> None:
+        """For records that apply never reads back: op log, versions. The key must be new."""
+        self._changes.append(Change(family, key, value))
+
+    def delete(self, family: Family, key: bytes) -> None:
+        self._cache[family][key] = _ABSENT
+        self._changes.append(Change(family, key, None))
+
+    def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Merges the reader with this entry's writes. Costs one pass over the entry's changes: for rare, short scans."""
+        mine: dict[bytes, bytes | None] = {}
+        for changed_family, key, value in self._changes:
+            if changed_family is family and start <= key < end:
+                mine[key] = value
+        if not mine:
+            yield from self._reader.scan(family, start, end, reverse=reverse)
+            return
+        pending = sorted(mine, reverse=reverse)
+        position = 0
+        for key, value in self._reader.scan(family, start, end, reverse=reverse):
+            while position < len(pending) and ((pending[position] > key) if reverse else (pending[position] < key)):
+                yield from self._written(mine, pending[position])
+                position += 1
+            if key not in mine:
+                yield key, value
+        for key in pending[position:]:
+            yield from self._written(mine, key)
+
+    @staticmethod
+    def _written(mine: dict[bytes, bytes | None], key: bytes) -> Iterator[tuple[bytes, bytes]]:
+        value = mine[key]
+        if value is not None:
+            yield key, value
+
+    def take_changes(self) -> list[Change]:
+        """The changes since the last call, in the order they were made."""
+        changes, self._changes = self._changes, []
+        for cache in self._cache:
+            if len(cache) > CACHE_KEYS_MAX:
+                for key in list(cache)[: len(cache) // 2]:
+                    del cache[key]
+        return changes
+
+    def discard(self) -> None:
+        """Forgets the cache: after a checkpoint replaced the state underneath."""
+        self._changes.clear()
+        for cache in self._cache:
+            cache.clear()
+
+    def _remember(self, family: Family, key: bytes, value: object) -> None:
+        self._cache[family][key] = value
