@@ -48,11 +48,8 @@ class Overlay:
         self._changes.append(Change(family, key, None))
 
     def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        """Merges the reader with this entry's writes. Costs one pass over the entry's changes: for rare, short scans."""
-        mine: dict[bytes, bytes | None] = {}
-        for changed_family, key, value in self._changes:
-            if changed_family is family and start <= key < end:
-                mine[key] = value
+        """Merges the reader with this entry's writes. Costs a pass over the entry's changes: for rare scans."""
+        mine = {key: value for changed, key, value in self._changes if changed is family and start <= key < end}
         if not mine:
             yield from self._reader.scan(family, start, end, reverse=reverse)
             return
