@@ -14,12 +14,13 @@ truncation and compaction); damage found on open raises `DamagedError`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from hypercluster.values import Index, NodeId, Term
 
 
-class LogEntry(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LogEntry:
     """`payload` is opaque here; its first byte is the entry type (log/entry.py)."""
 
     index: Index
