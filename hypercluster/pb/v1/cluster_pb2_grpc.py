@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ClusterServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """The cluster as one node sees it, and what an operator may ask of it.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -47,7 +48,8 @@ class ClusterServiceStub:
 
 
 class ClusterServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """The cluster as one node sees it, and what an operator may ask of it.
+    """
 
     def Status(self, request, context):
         """This node's own view; answered without a quorum.
@@ -84,7 +86,8 @@ def add_ClusterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ClusterService:
-    """Missing associated documentation comment in .proto file."""
+    """The cluster as one node sees it, and what an operator may ask of it.
+    """
 
     @staticmethod
     def Status(request,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class HubServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Reads of hub state; at most 100 keys or 1 000 records a call.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -52,7 +53,8 @@ class HubServiceStub:
 
 
 class HubServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Reads of hub state; at most 100 keys or 1 000 records a call.
+    """
 
     def Get(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -100,7 +102,8 @@ def add_HubServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class HubService:
-    """Missing associated documentation comment in .proto file."""
+    """Reads of hub state; at most 100 keys or 1 000 records a call.
+    """
 
     @staticmethod
     def Get(request,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class WorkspaceServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Everything about workspaces that changes nothing.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -92,7 +93,8 @@ class WorkspaceServiceStub:
 
 
 class WorkspaceServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Everything about workspaces that changes nothing.
+    """
 
     def List(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -227,7 +229,8 @@ def add_WorkspaceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkspaceService:
-    """Missing associated documentation comment in .proto file."""
+    """Everything about workspaces that changes nothing.
+    """
 
     @staticmethod
     def List(request,
