@@ -65,6 +65,31 @@ SEQ_HOLD_MS: Final = 1_000
 SEQ_HOLD_OPS_MAX: Final = 64
 SEQ_HOLD_BYTES_MAX: Final = 1 * MIB
 SEQ_HOLD_TOTAL_BYTES_MAX: Final = 64 * MIB
+BATCHES_IN_FLIGHT_MAX: Final = 2
+RATE_OPS_PER_S: Final = 500  # a principal; settings (WS-34)
+RATE_BYTES_PER_S: Final = 50_000_000
+RATE_BURST_OPS: Final = 100
+RATE_PRINCIPALS_MAX: Final = 10_000  # buckets kept; the longest full ones go first
+QUARANTINE_AFTER: Final = 1_000  # refusals in a row that a client brought on by ignoring retry_after_ms
+QUARANTINE_MS: Final = 5_000
+WATCHERS_MAX: Final = 2_000
+WATCH_QUEUE_EVENTS_MAX: Final = 1_000  # WS-51; beyond it the watcher is cut over to the op log
+WATCH_QUEUE_BYTES_MAX: Final = 4 * MIB
+WATCH_SLICE_BYTES: Final = 256 * KIB  # one message of a catch-up
+APPLY_TURN_US: Final = 2_000
+DIGESTS_KEPT: Final = 1_024  # recent indexes whose digest is known without a read (CL-17)
+
+# RPC (CL-13).
+RPCS_MAX: Final = 4_096
+UNARY_DEADLINE_MS: Final = 30_000  # also of calls that bring no deadline, or a later one
+STREAM_IDLE_S: Final = 600
+STREAM_STALL_S: Final = 30  # a write the peer does not take for this long ends its stream
+STREAM_IN_FLIGHT_MAX: Final = 1_024  # Submit messages read and not yet answered, a stream
+READ_KEYS_MAX: Final = 100
+READ_LIST_MAX: Final = 1_000
+READ_BYTES_MAX: Final = 1 * MIB  # content of one unary answer, beyond its first record
+CHUNK_HASHES_MAX: Final = 1_000
+STOP_MS: Final = 10_000  # a graceful stop ends within it (OPS-6)
 
 # Durable log (CL-4, CL-7, CL-9).
 WAL_SEGMENT_BYTES: Final = 64 * MIB
@@ -85,6 +110,8 @@ check(
     BATCH_BYTES_MAX + COMMAND_BYTES_MAX <= ENTRY_BYTES_MAX, "a batch that just took its last command must fit an entry"
 )
 check(ENTRY_BYTES_MAX <= APPEND_FRAME_BYTES_MAX <= PEER_FRAME_BYTES_MAX, "an entry must fit a frame")
+check(CLIENT_MESSAGE_BYTES_MAX < ENTRY_BYTES_MAX, "one Submit alone must fit an entry with its sender's names")
+check(READ_BYTES_MAX + HUB_PAYLOAD_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX, "a read's answer must fit a message")
 check(COMMAND_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX, "a command must fit a client message")
 check(INLINE_BYTES_MAX <= CHUNK_BYTES_MAX, "inline content becomes one chunk")
 check(ELECTION_MIN_MS >= 3 * HEARTBEAT_MS, "an election timeout must survive two lost heartbeats")
