@@ -1,0 +1,187 @@
+"""A closed-loop load of hub writes over CommandService streams: one process, prepared bytes, raw frames.
+
+Owns: `Plan`, `run`. Commands are serialized before the clock starts, as a compiled client's would cost nothing
+beside the server's work; what is measured is the cluster with a client that is not in its way.
+Each session is one lane (D-7) on one of `conns` connections and keeps `window` commands in flight, `per_message`
+of them a message.
+Run as `python -m hypercluster.cli.bench.load PLAN_JSON`: prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import random
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+
+import grpc
+import grpc.aio
+import uvloop
+
+from hypercluster.cli.bench.etcd import LoadResult
+from hypercluster.pb.v1.command_pb2 import AcksBatch
+
+STREAM = "/hypercluster.v1.CommandService/Stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`window` must be a multiple of `per_message`; `estimate_ops` bounds what is prepared."""
+
+    address: str
+    ca: str
+    cert: str
+    key: str
+    sessions: int
+    window: int
+    per_message: int
+    conns: int = 8
+    seconds: float = 6.0
+    warm: float = 2.0
+    value_bytes: int = 256
+    keys: int = 100_000
+    estimate_ops_s: int = 60_000
+    seed: int = 1
+    server_name: str = ""
+
+
+@dataclass(slots=True)
+class _Tally:
+    measuring: bool = False
+    running: bool = True
+    acknowledged: int = 0
+    refused: int = 0
+    latencies: list[float] = field(default_factory=list)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _prepare(plan: Plan, rng: random.Random) -> list[bytes]:
+    """Field 7 of Submit, one a command: {hub {metadata, key, SET, payload}}; payload is a JSON string."""
+    payloads = [
+        _field(4, b'"' + rng.randbytes((plan.value_bytes - 2) // 2).hex().encode()[: plan.value_bytes - 2] + b'"')
+        for _ in range(1024)
+    ]
+    head = _field(1, b"metadata")
+    count = int(plan.estimate_ops_s * (plan.seconds + plan.warm) / plan.sessions)
+    commands = []
+    for _ in range(count):
+        key = _field(2, b"key%013d" % rng.randrange(plan.keys))
+        commands.append(_field(7, _field(1, head + key + b"\x18\x01" + rng.choice(payloads))))
+    return commands
+
+
+class _Session:
+    """One lane: sends the next message whenever the window has room, records when acknowledgements come."""
+
+    def __init__(self, plan: Plan, channel: grpc.aio.Channel, commands: list[bytes], tally: _Tally) -> None:
+        self._plan = plan
+        self._commands = commands
+        self._tally = tally
+        self._client = _field(1, os.urandom(16))
+        self._stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(STREAM)
+
+    async def run(self) -> None:
+        plan, tally, commands = self._plan, self._tally, self._commands
+        call = self._stream()
+        sent: list[float] = []
+        acknowledged, raft_index = 0, 1
+        per_message, clock, parse = plan.per_message, time.perf_counter, AcksBatch.FromString
+        while True:
+            while (
+                tally.running
+                and len(sent) - acknowledged + per_message <= plan.window
+                and len(sent) + per_message <= len(commands)
+            ):
+                first = len(sent)
+                head = (
+                    self._client + b"\x10" + _varint(first + 1) + b"\x18" + _varint(acknowledged)
+                    + b"\x20" + _varint(raft_index)
+                )  # fmt: skip
+                sent.extend([clock()] * per_message)
+                await call.write(head + b"".join(commands[first : first + per_message]))
+            if acknowledged == len(sent):
+                await call.done_writing()
+                return
+            answer = await call.read()
+            if not isinstance(answer, bytes):
+                raise RuntimeError(f"the stream ended: {await call.code()} {await call.details()}")
+            now = clock()
+            for acks in parse(answer).acks:
+                if any(acks.reason):
+                    tally.refused += sum(1 for r in acks.reason if r)
+                    if not acks.raft_index:
+                        raise RuntimeError(f"turned away: reason {acks.reason[0]} {acks.message}")
+                raft_index = max(raft_index, acks.raft_index)
+                start = acks.first_seq - 1
+                acknowledged = max(acknowledged, start + acks.count)
+                if tally.measuring:
+                    tally.acknowledged += acks.count
+                    tally.latencies.extend([now - t for t in sent[start : start + acks.count]])
+
+
+def channel_to(address: str, ca: str, cert: str, key: str, server_name: str = "") -> grpc.aio.Channel:
+    """A connection of its own (no shared subchannel)."""
+    options: list[tuple[str, object]] = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.max_receive_message_length", 16 << 20),
+    ]
+    if server_name:
+        options.append(("grpc.ssl_target_name_override", server_name))
+
+    def read(path: str) -> bytes:
+        with open(path, "rb") as file:
+            return file.read()
+
+    credentials = grpc.ssl_channel_credentials(read(ca), read(key), read(cert))
+    return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+async def run(plan: Plan) -> LoadResult:
+    rng = random.Random(plan.seed)
+    tally = _Tally()
+    channels = [channel_to(plan.address, plan.ca, plan.cert, plan.key, plan.server_name) for _ in range(plan.conns)]
+    sessions = [_Session(plan, channels[i % plan.conns], _prepare(plan, rng), tally) for i in range(plan.sessions)]
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(200_000, 50, 50)
+    tasks = [asyncio.create_task(s.run()) for s in sessions]
+    await asyncio.wait(tasks, timeout=plan.warm, return_when=asyncio.FIRST_EXCEPTION)
+    tally.measuring, began = True, time.perf_counter()
+    await asyncio.wait(tasks, timeout=plan.seconds, return_when=asyncio.FIRST_EXCEPTION)
+    tally.measuring, tally.running = False, False
+    elapsed = time.perf_counter() - began
+    await asyncio.wait_for(asyncio.gather(*tasks), timeout=30)
+    for channel in channels:
+        await channel.close()
+    times = sorted(tally.latencies)
+
+    def at(fraction: float) -> float:
+        return times[min(len(times) - 1, int(len(times) * fraction))] * 1e3 if times else 0.0
+
+    return LoadResult(tally.acknowledged / elapsed, at(0.5), at(0.99), at(1.0), len(times), tally.refused)
+
+
+def main() -> None:
+    plan = Plan(**json.loads(sys.argv[1]))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        print(json.dumps(asdict(runner.run(run(plan)))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
