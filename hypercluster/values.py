@@ -97,6 +97,19 @@ class Membership:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointMeta:
+    """What a checkpoint holds: state as of `index`, the configuration committed by then, the running digest."""
+
+    checkpoint_id: str
+    index: Index
+    term: Term
+    digest: Digest
+    membership: Membership
+    bytes_total: int
+    last_stamp_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
     """(org, project): every workspace, session and hub state belongs to one (D-20)."""
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from hypercluster.values import CheckpointMeta as CheckpointMeta
 from hypercluster.values import Digest, Index, Membership, NodeId, Role, Suffrage, Term
 
 
@@ -81,19 +82,6 @@ class EngineStatus:
     peers: tuple[PeerStatus, ...]
     refusing_writes: str  # '' or why ("DISK_FULL", "CLOCK_SKEW", …)
     clock_skew_ms: int  # this node against the median of the voters it hears (D-5)
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointMeta:
-    """What a checkpoint holds: state as of `index`, the configuration committed by then, the running digest."""
-
-    checkpoint_id: str
-    index: Index
-    term: Term
-    digest: Digest
-    membership: Membership
-    bytes_total: int
-    last_stamp_ns: int
 
 
 class Host(Protocol):
