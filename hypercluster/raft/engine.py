@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from hypercluster.values import CheckpointMeta as CheckpointMeta
+from hypercluster.values import CheckpointMeta as CheckpointMeta  # noqa: PLC0414 (the engine contract offers it)
 from hypercluster.values import Digest, Index, Membership, NodeId, Role, Suffrage, Term
 
 
