@@ -1,0 +1,1 @@
+"""Names, certificates and TLS credentials of nodes and clients (SEC-1). See DESIGN.md."""
