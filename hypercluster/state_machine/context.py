@@ -39,3 +39,4 @@ class OpContext:
     seq: Seq
     workspace_id: bytes  # as named by the Submit message; may be empty or unknown
     origin: bytes  # serialized Origin, as the client sent it; may be empty
+    command: bytes = b""  # the serialized Command being judged, as the client sent it: the op log keeps it (WS-36)

@@ -20,12 +20,15 @@ _ABSENT = object()  # "known to be missing" in a cache, as None would mean "not 
 class Overlay:
     """A `Reader` over `reader` plus what the present entry has written."""
 
-    __slots__ = ("_cache", "_changes", "_reader")
+    __slots__ = ("_cache", "_changes", "_reader", "derived")
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._cache: list[dict[bytes, object]] = [{} for _ in Family]
         self._changes: list[Change] = []
+        # Objects made from the state, by the name of their owner (Merkle trees, open workspaces). They live as long
+        # as the cache does, and each can be made again from the store.
+        self.derived: dict[str, object] = {}
 
     def get(self, family: Family, key: bytes) -> bytes | None:
         found = self._cache[family].get(key)
@@ -82,6 +85,7 @@ class Overlay:
     def discard(self) -> None:
         """Forgets the cache: after a checkpoint replaced the state underneath."""
         self._changes.clear()
+        self.derived.clear()
         for cache in self._cache:
             cache.clear()
 
