@@ -248,3 +248,9 @@ class Chunk(_message.Message):
     content: bytes
     absent: bool
     def __init__(self, hash: _Optional[bytes] = ..., content: _Optional[bytes] = ..., absent: _Optional[bool] = ...) -> None: ...
+
+class PeerMessage(_message.Message):
+    __slots__ = ("frames",)
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    frames: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, frames: _Optional[_Iterable[bytes]] = ...) -> None: ...

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class PeerServiceStub:
-    """One bidirectional stream a pair of nodes; the node with the lower id dials. Messages are serialized PeerFrame.
+    """One bidirectional stream a pair of nodes; the node with the lower id dials. The first message in each direction holds
+    one frame, the hello.
     """
 
     def __init__(self, channel):
@@ -37,13 +38,14 @@ class PeerServiceStub:
         """
         self.Exchange = channel.stream_stream(
                 '/hypercluster.v1.PeerService/Exchange',
-                request_serializer=hypercluster_dot_v1_dot_peer__pb2.PeerFrame.SerializeToString,
-                response_deserializer=hypercluster_dot_v1_dot_peer__pb2.PeerFrame.FromString,
+                request_serializer=hypercluster_dot_v1_dot_peer__pb2.PeerMessage.SerializeToString,
+                response_deserializer=hypercluster_dot_v1_dot_peer__pb2.PeerMessage.FromString,
                 _registered_method=True)
 
 
 class PeerServiceServicer:
-    """One bidirectional stream a pair of nodes; the node with the lower id dials. Messages are serialized PeerFrame.
+    """One bidirectional stream a pair of nodes; the node with the lower id dials. The first message in each direction holds
+    one frame, the hello.
     """
 
     def Exchange(self, request_iterator, context):
@@ -57,8 +59,8 @@ def add_PeerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Exchange': grpc.stream_stream_rpc_method_handler(
                     servicer.Exchange,
-                    request_deserializer=hypercluster_dot_v1_dot_peer__pb2.PeerFrame.FromString,
-                    response_serializer=hypercluster_dot_v1_dot_peer__pb2.PeerFrame.SerializeToString,
+                    request_deserializer=hypercluster_dot_v1_dot_peer__pb2.PeerMessage.FromString,
+                    response_serializer=hypercluster_dot_v1_dot_peer__pb2.PeerMessage.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -69,7 +71,8 @@ def add_PeerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PeerService:
-    """One bidirectional stream a pair of nodes; the node with the lower id dials. Messages are serialized PeerFrame.
+    """One bidirectional stream a pair of nodes; the node with the lower id dials. The first message in each direction holds
+    one frame, the hello.
     """
 
     @staticmethod
@@ -87,8 +90,8 @@ class PeerService:
             request_iterator,
             target,
             '/hypercluster.v1.PeerService/Exchange',
-            hypercluster_dot_v1_dot_peer__pb2.PeerFrame.SerializeToString,
-            hypercluster_dot_v1_dot_peer__pb2.PeerFrame.FromString,
+            hypercluster_dot_v1_dot_peer__pb2.PeerMessage.SerializeToString,
+            hypercluster_dot_v1_dot_peer__pb2.PeerMessage.FromString,
             options,
             channel_credentials,
             insecure,
