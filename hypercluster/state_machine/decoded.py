@@ -17,6 +17,7 @@ from hypercluster.pb.v1.command_pb2 import Command
 from hypercluster.values import ClientId, Index, Nanos, Scope, Seq
 
 NO_PRECONDITION = -1
+NO_STAMP = Nanos(0)
 
 
 class EntryType(IntEnum):
@@ -67,7 +68,7 @@ class DecodedEntry:
     """`config` holds the serialized ConfigEntry of a CONFIG entry; only a BATCH has groups and a stamp."""
 
     kind: EntryType
-    committed_at_ns: Nanos = Nanos(0)
+    committed_at_ns: Nanos = NO_STAMP
     id_seed: bytes = b""
     command_count: int = 0
     groups: tuple[DecodedGroup, ...] = ()
