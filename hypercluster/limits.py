@@ -101,12 +101,31 @@ WAL_TAIL_CACHE_BYTES: Final = 64 * MIB
 FLUSH_BYTES: Final = 64 * MIB
 FLUSH_ENTRIES: Final = 50_000
 LOG_KEEP_ENTRIES: Final = 100_000  # kept behind a checkpoint for a lagging voter
+LOG_KEEP_BYTES: Final = 1024 * MIB  # the same, in bytes: whichever is reached first
+CHECKPOINT_EVERY_BYTES: Final = 512 * MIB  # of entries applied since the last one
+CHECKPOINT_WINDOW_BYTES: Final = 4 * MIB  # pieces sent and not acknowledged
+CHECKPOINT_RETRY_MS: Final = 2_000  # without progress: offer it again
+CHUNK_REQUEST_HASHES_MAX: Final = 64
 
 # Raft timing (design/raft-engine), in milliseconds.
 HEARTBEAT_MS: Final = 100
 ELECTION_MIN_MS: Final = 400
 ELECTION_MAX_MS: Final = 800
+FALLBACK_MS: Final = 500  # a leader that no majority has answered for this long steps down (CL-11)
+TRANSFER_MS: Final = 2_000  # a leadership transfer that takes longer is given up
+COMMIT_NOTICE_MS: Final = 2  # followers learn a new commit index within this, when no entry carries it
+DISK_FULL_RETRY_MS: Final = 1_000
 CLOCK_SKEW_MAX_MS: Final = 2_000
+CLOCK_SAMPLE_S: Final = 30  # how long a peer's clock reading counts
+
+# Membership (D-14) and replication.
+VOTERS_MAX: Final = 8  # 7, and one more while a voter is replaced
+LEARNERS_MAX: Final = 7
+NODE_ID_BYTES_MAX: Final = 64
+NODE_ADDRESS_BYTES_MAX: Final = 255
+APPEND_ENTRIES_MAX: Final = 4_096  # entries in one append frame
+PROMOTE_LAG_ENTRIES_MAX: Final = 1_000  # a learner further behind is not promoted
+HELD_FRAMES_MAX: Final = 4_096  # frames that wait for a sync
 
 check(WRITE_BYTES_MAX <= COMMAND_BYTES_MAX, "a write must fit a command")
 check(
@@ -119,3 +138,5 @@ check(COMMAND_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX, "a command must fit a client
 check(INLINE_BYTES_MAX <= CHUNK_BYTES_MAX, "inline content becomes one chunk")
 check(ELECTION_MIN_MS >= 3 * HEARTBEAT_MS, "an election timeout must survive two lost heartbeats")
 check(ELECTION_MAX_MS > ELECTION_MIN_MS, "election timeouts are drawn from a range")
+check(FALLBACK_MS < 2 * ELECTION_MIN_MS, "a leader without a majority steps down within two election timeouts")
+check(CHUNK_REQUEST_HASHES_MAX * CHUNK_BYTES_MAX < PEER_FRAME_BYTES_MAX, "an answer with chunks must fit a frame")
