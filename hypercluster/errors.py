@@ -82,6 +82,10 @@ class DiskFullError(TurnedAwayError):
     reason = "DISK_FULL"
 
 
+class ShuttingDownError(TurnedAwayError):
+    reason = "SHUTTING_DOWN"
+
+
 class WrongClusterError(TurnedAwayError):
     reason = "WRONG_CLUSTER"
 
