@@ -96,32 +96,22 @@ def _check_raft(config: Config) -> list[tuple[str, str]]:
 
 def _check_listeners(config: Config) -> list[tuple[str, str]]:
     wrong: list[tuple[str, str]] = []
-    secured = bool(config.tls.cert and config.tls.key and config.tls.ca)
+    missing = [f"tls.{k}" for k in ("ca", "cert", "key") if not getattr(config.tls, k)]
     for key in ("client", "peer", "admin"):
         name, value = f"listen.{key}", getattr(config.listen, key)
         parts = split_address(value)
         if parts is None:
             wrong.append((name, f'{name} "{value}": expected host:port with a port from 1 to 65535'))
-        elif key != "admin" and not secured and not config.listen.insecure:
-            what = "a public address" if not is_loopback(parts[0]) else "a listener"
+        elif key == "admin" and not is_loopback(parts[0]):
+            wrong.append((name, f'{name} "{value}": serves plain HTTP, so only a loopback address is accepted'))
+        elif key != "admin" and missing:
+            what = "a listener" if is_loopback(parts[0]) else "a public address"
             wrong.append(
-                (
-                    name,
-                    f'{name} "{value}": {what} needs tls.ca, tls.cert and tls.key '
-                    "(or listen.insecure = true for tests on loopback)",
-                )
+                (name, f'{name} "{value}": {what} needs {", ".join(missing)}; see `hypercluster cluster init`')
             )
-        elif not is_loopback(parts[0]) and (config.listen.insecure or key == "admin"):
-            words = "serves plain HTTP" if key == "admin" else "is not encrypted with listen.insecure = true"
-            wrong.append((name, f'{name} "{value}": {words}, so only a loopback address is accepted'))
-    if any((config.tls.ca, config.tls.cert, config.tls.key)) and not secured:
-        missing = [f"tls.{k}" for k in ("ca", "cert", "key") if not getattr(config.tls, k)]
-        given = next(f"tls.{k}" for k in ("ca", "cert", "key") if getattr(config.tls, k))
-        wrong.append((given, f"{' and '.join(missing)} missing: TLS needs tls.ca, tls.cert and tls.key together"))
-    if config.listen.client_public and split_address(config.listen.client_public) is None:
-        wrong.append(
-            ("listen.client_public", f'listen.client_public "{config.listen.client_public}": expected host:port')
-        )
+    public = config.listen.client_public
+    if public and split_address(public) is None:
+        wrong.append(("listen.client_public", f'listen.client_public "{public}": expected host:port'))
     return wrong
 
 

@@ -28,12 +28,11 @@ class ListenConfig:
     peer: str = "127.0.0.1:7802"
     admin: str = "127.0.0.1:7803"
     client_public: str = ""
-    insecure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TlsConfig:
-    """PEM files; all three or none."""
+    """PEM files. Nothing listens to clients or peers without them."""
 
     ca: str = ""
     cert: str = ""

@@ -16,7 +16,6 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from hypercluster import errors
-from hypercluster.pb.v1 import command_pb2
 
 DOMAIN = "hypercluster"
 
@@ -32,6 +31,7 @@ STATUS_OF: Mapping[type[BaseException], grpc.StatusCode] = {
     errors.QueueFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.RateLimitedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DiskFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.ShuttingDownError: grpc.StatusCode.UNAVAILABLE,
     errors.WrongClusterError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.WrongWorkspaceError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.HistoryChangedError: grpc.StatusCode.FAILED_PRECONDITION,
@@ -48,11 +48,6 @@ STATUS_OF: Mapping[type[BaseException], grpc.StatusCode] = {
     errors.WrongDirectoryError: grpc.StatusCode.INTERNAL,
     errors.ApplyFailedError: grpc.StatusCode.INTERNAL,
     errors.DivergedError: grpc.StatusCode.DATA_LOSS,
-}
-
-# What an engine's or an admission's word is as a Reason of an acknowledgement.
-REASON_NUMBERS: Mapping[str, int] = {
-    name.removeprefix("REASON_"): number for name, number in command_pb2.Reason.items()
 }
 
 

@@ -1,0 +1,330 @@
+"""Admission, batching and answers: the leader's side of the write path (docs/architecture.md, steps 2 to 4).
+
+Owns: every command between its arrival and its answer; the bounds on them (CL-13, WS-34).
+Never: judges what depends on replicated state (D-3). It turns away only what no earlier entry can change, and
+repeats a verdict only when apply stored it for the same bytes.
+Invariants: each message is answered exactly once, with a verdict for each of its commands; what is turned away was
+not proposed; the commands of a lane go into the log in the order in which they passed the gate; at most
+`batches_in_flight_max` batches are in flight; what is pending is bounded in commands and bytes.
+Runs on the node's one loop; nothing here blocks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from hypercluster import limits
+from hypercluster.errors import (
+    MalformedError,
+    NotLeaderError,
+    QueueFullError,
+    RateLimitedError,
+    TooLargeError,
+    TurnedAwayError,
+)
+from hypercluster.log.entry import batch_of, encode_batch
+from hypercluster.node.answers import REASONS, Address, address_of, refusal, unread, verdicts_of
+from hypercluster.node.lane_gate import LaneGate
+from hypercluster.node.open_batch import OpenBatch, Ticket
+from hypercluster.node.rate_limit import RateLimits, RateSettings
+from hypercluster.node.standing import Standing
+from hypercluster.node.words import Caller, Cancellable, Sink, Turns, Verdict
+from hypercluster.raft.engine import Committed, Engine, NotProposed, ProposalOutcome
+from hypercluster.state_machine.decoded import DecodedEntry, DecodedGroup, HubOp, Run
+from hypercluster.state_machine.outcome import Applied, GroupResult
+from hypercluster.telemetry.metrics import Metrics
+from hypercluster.values import Nanos
+
+log = logging.getLogger(__name__)
+
+ID_SEED_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ProposerSettings:
+    window_ms: int = limits.BATCH_WINDOW_MS
+    ops_max: int = limits.BATCH_OPS_MAX
+    bytes_max: int = limits.BATCH_BYTES_MAX
+    batches_in_flight_max: int = limits.BATCHES_IN_FLIGHT_MAX
+    pending_ops_max: int = limits.PENDING_OPS_MAX
+    pending_bytes_max: int = limits.PENDING_BYTES_MAX
+    rate: RateSettings = field(default_factory=RateSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The questions that admission asks of pure code and of the state."""
+
+    parse: Callable[[bytes], Run]  # raises MalformedError or TooLargeError
+    judged: Callable[[bytes], int | None]  # the last seq of a lane that apply has judged
+    stored: Callable[[DecodedGroup], GroupResult | None]  # the stored answer to a retry of the same bytes
+
+
+class Proposer:
+    """One a node; it proposes while this node leads, and turns everything away otherwise."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        standing: Standing,
+        admission: Admission,
+        turns: Turns,
+        metrics: Metrics,
+        settings: ProposerSettings,
+        *,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        encode: Callable[[DecodedEntry], bytes] = encode_batch,
+    ) -> None:
+        self._engine = engine
+        self._standing = standing
+        self._admission = admission
+        self._turns = turns
+        self._metrics = metrics
+        self._settings = settings
+        self._random_bytes = random_bytes
+        self._encode = encode
+        self._gate: LaneGate[Ticket] = LaneGate()
+        self._rates = RateLimits(settings.rate)
+        self._open = OpenBatch()
+        self._in_flight = 0
+        self._close_soon = False
+        self._timer: Cancellable | None = None
+        self._timer_s = 0.0
+        self._stopping = False
+        self._on_idle: list[Callable[[], None]] = []
+        self.pending_ops = 0
+        self.pending_bytes = 0
+        self.admitted_ops = 0  # ever
+
+    # -- admission --------------------------------------------------------------------------------
+
+    def submit(self, message: bytes, caller: Caller, sink: Sink) -> None:
+        """`message` is a serialized Submit, as received. Raises MalformedError or TooLargeError when it is not even
+        clear whose commands they are; whatever else happens is told to `sink`."""
+        try:
+            run = self._admission.parse(message)
+        except (MalformedError, TooLargeError) as error:
+            addressed = unread(message)
+            if addressed is None:
+                raise
+            self._turn_away(addressed, error, sink)
+            return
+        try:
+            ticket = self._admit(run, message, caller, sink)
+        except TurnedAwayError as error:
+            self._turn_away(address_of(run), error, sink)
+            return
+        if ticket is not None:
+            self._enter(ticket)
+
+    def _admit(self, run: Run, message: bytes, caller: Caller, sink: Sink) -> Ticket | None:
+        """None: answered already, from what apply stored. Raises TurnedAwayError."""
+        group = DecodedGroup(message, caller.principal, caller.scope, caller.worker, run)
+        settings = self._settings
+        self._standing.require_leader(stopping=self._stopping)
+        judged = self._admission.judged(run.client_id)
+        if judged is not None and run.first_seq <= judged:
+            result = self._admission.stored(group)
+            if result is not None:
+                self._answer(sink, verdicts_of(result, self._standing.term()))
+                return None
+        ops, size_bytes, now_s = len(run.ops), len(message), self._turns.time()
+        if (
+            self.pending_ops + ops > settings.pending_ops_max
+            or self.pending_bytes + size_bytes > settings.pending_bytes_max
+        ):
+            raise QueueFullError(
+                f"{self.pending_ops} commands ({self.pending_bytes} bytes) wait for an answer, limit "
+                f"{settings.pending_ops_max} ({settings.pending_bytes_max} bytes): send again later"
+            )
+        pause_ms = self._rates.admit(caller.principal, ops, size_bytes, now_s)
+        if pause_ms:
+            self._metrics.rate_limit_rejections.inc()
+            rate = settings.rate
+            raise RateLimitedError(
+                f"{caller.principal} may send {rate.ops_per_s} commands and {rate.bytes_per_s} bytes a second", pause_ms
+            )
+        bulk, flush = _kinds(run)
+        return Ticket(group, caller, sink, ops, size_bytes, bulk, flush, now_s)
+
+    def _enter(self, ticket: Ticket) -> None:
+        run = ticket.group.run
+        judged = self._admission.judged(run.client_id)
+        passed = self._gate.arrive(
+            run.client_id, run.first_seq, ticket.ops, ticket.size_bytes, judged, ticket, ticket.arrived_s
+        )
+        if passed is None:
+            self._answer(
+                ticket.sink, [refusal(address_of(run), REASONS["SEQ_GAP"], "a command before these has not arrived")]
+            )
+            return
+        self.pending_ops += ticket.ops
+        self.pending_bytes += ticket.size_bytes
+        self.admitted_ops += ticket.ops
+        for free in passed:
+            self._open.add(free)
+        self._pump()
+
+    def _turn_away(self, whose: Address, error: TurnedAwayError, sink: Sink) -> None:
+        hint = error.leader_hint if isinstance(error, NotLeaderError) else ""
+        pause_ms = error.retry_after_ms if isinstance(error, RateLimitedError) else 0
+        reason = REASONS.get(error.reason, REASONS["NO_QUORUM"])
+        self._answer(sink, [refusal(whose, reason, str(error), leader_hint=hint, retry_after_ms=pause_ms)])
+
+    # -- batching ---------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Closes the open batch if its time has come, or arranges to look again when it will have."""
+        batch, settings = self._open, self._settings
+        if batch.ops == 0 or self._in_flight >= settings.batches_in_flight_max:
+            self._watch_clock(None)
+            return
+        full = batch.ops >= settings.ops_max or batch.size_bytes >= settings.bytes_max
+        if full or batch.flush:
+            self._close()
+        elif self._in_flight == 0:
+            # One more turn: what other streams have read in this one comes along.
+            if not self._close_soon:
+                self._close_soon = True
+                self._turns.call_soon(self._on_soon)
+        else:
+            due_s = batch.oldest_s() + settings.window_ms / 1000
+            if due_s <= self._turns.time():
+                self._close()
+            else:
+                self._watch_clock(due_s)
+
+    def _on_soon(self) -> None:
+        self._close_soon = False
+        if self._open.ops and self._in_flight < self._settings.batches_in_flight_max:
+            self._close()
+
+    def _close(self) -> None:
+        settings = self._settings
+        tickets = self._open.take(settings.ops_max, settings.bytes_max)
+        ops = sum([t.ops for t in tickets])
+        flush = any(t.flush for t in tickets)
+        try:
+            stamp_ns = self._engine.next_stamp_ns(ops)
+            entry = batch_of(Nanos(stamp_ns), self._random_bytes(ID_SEED_BYTES), [t.group for t in tickets])
+            payload = self._encode(entry)
+        except TurnedAwayError as error:
+            self._in_flight += 1  # _settle undoes it
+            self._settle(tickets, NotProposed(error.reason))
+            return
+        self._in_flight += 1
+        self._metrics.batch_size.observe(ops)
+        self._metrics.batch_bytes.observe(len(payload))
+        if flush:
+            self._metrics.forced_flush_count.inc()
+        self._engine.propose(payload, entry, lambda outcome: self._settle(tickets, outcome))
+        self._pump()
+
+    def _watch_clock(self, batch_due_s: float | None) -> None:
+        """One timer for the open batch and for what the gate holds."""
+        held_until_s = self._gate.next_deadline()
+        due = [d for d in (batch_due_s, held_until_s) if d is not None]
+        if not due:
+            return
+        when_s = min(due)
+        if self._timer is not None:
+            if self._timer_s <= when_s:
+                return
+            self._timer.cancel()
+        self._timer_s = when_s
+        self._timer = self._turns.call_at(when_s, self._on_clock)
+
+    def _on_clock(self) -> None:
+        self._timer = None
+        for late in self._gate.expired(self._turns.time()):
+            self._drop(late, REASONS["SEQ_GAP"], "a command before these did not arrive in time")
+        self._pump()
+        if self._timer is None:
+            self._watch_clock(None)
+
+    def _drop(self, ticket: Ticket, reason: int, message: str) -> None:
+        """Answers a run that was held back; it never passed the gate."""
+        self._forget_pending(ticket)
+        self._answer(ticket.sink, [refusal(address_of(ticket.group.run), reason, message)])
+
+    # -- answers ----------------------------------------------------------------------------------
+
+    def _settle(self, tickets: Sequence[Ticket], outcome: ProposalOutcome) -> None:
+        self._in_flight -= 1
+        term = self._standing.term()
+        if isinstance(outcome, Committed) and isinstance(outcome.result, Applied):
+            for ticket, result in zip(tickets, outcome.result.groups, strict=True):
+                self._finish(ticket, verdicts_of(result, outcome.term))
+        else:
+            reason, words, hint = self._explain(outcome)
+            for ticket in tickets:
+                self._finish(
+                    ticket, [refusal(address_of(ticket.group.run), reason, words, leader_hint=hint, term=term)]
+                )
+        if tickets:
+            waited_s = self._turns.time() - tickets[0].arrived_s
+            self._metrics.batch_latency_ms.observe(waited_s * 1000)
+            self._standing.note_commit(int(waited_s * 1e6))
+        self._pump()
+        if self.pending_ops == 0:
+            self._tell_idle()
+
+    def _explain(self, outcome: ProposalOutcome) -> tuple[int, str, str]:
+        """(reason, words, leader hint) of a batch that was not applied here."""
+        if isinstance(outcome, NotProposed):
+            reason = REASONS.get(outcome.reason, REASONS["NO_QUORUM"])
+            return reason, self._standing.words(outcome.reason), self._standing.leader_address(outcome.leader)
+        why = "the outcome is lost" if isinstance(outcome, Committed) else outcome.reason
+        return REASONS["OUTCOME_UNKNOWN"], f"{why}: send again with the same key", self._standing.leader_address(None)
+
+    def _finish(self, ticket: Ticket, verdicts: Sequence[Verdict]) -> None:
+        self._gate.finished(ticket.group.run.client_id)
+        self._forget_pending(ticket)
+        self._answer(ticket.sink, verdicts)
+
+    def _forget_pending(self, ticket: Ticket) -> None:
+        self.pending_ops -= ticket.ops
+        self.pending_bytes -= ticket.size_bytes
+
+    def _answer(self, sink: Sink, verdicts: Sequence[Verdict]) -> None:
+        try:
+            sink(verdicts)
+        except Exception:  # a stream that has gone must not keep the others from their answers
+            log.exception("an answer could not be handed over")
+
+    # -- stop -------------------------------------------------------------------------------------
+
+    def stop(self, on_idle: Callable[[], None]) -> None:
+        """Turns new work away; `on_idle` is called once everything admitted has been answered."""
+        self._stopping = True
+        self._on_idle.append(on_idle)
+        for held in self._gate.abandon():
+            self._drop(held, REASONS["SHUTTING_DOWN"], "this node is shutting down")
+        if self.pending_ops == 0:
+            self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        waiting, self._on_idle = self._on_idle, []
+        for tell in waiting:
+            tell()
+
+    @property
+    def held_bytes(self) -> int:
+        return self._gate.held_bytes
+
+
+def _kinds(run: Run) -> tuple[bool, bool]:
+    """(puts chunks, holds an fsync)."""
+    bulk = flush = False
+    for op in run.ops:
+        if isinstance(op, HubOp):
+            continue
+        kind = op.WhichOneof("kind")
+        if kind == "chunk_put":
+            bulk = True
+        elif kind == "file" and op.file.HasField("sync"):
+            flush = True
+    return bulk, flush
