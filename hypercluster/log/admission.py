@@ -31,12 +31,12 @@ from hypercluster.limits import (
     WRITE_EXTENTS_MAX,
 )
 from hypercluster.log.json_check import check_json
-from hypercluster.log.wire import parse_command, parse_submit, take_op, take_run
 from hypercluster.pb.v1.command_pb2 import Command, Submit
 from hypercluster.pb.v1.hub_command_pb2 import HUB_OP_TYPE_SET
 from hypercluster.pb.v1.origin_pb2 import Origin
 from hypercluster.pb.v1.workspace_command_pb2 import FileCommand, Place, Write
 from hypercluster.state_machine.decoded import HubOp, Run
+from hypercluster.state_machine.wire import parse_command, parse_submit, take_op, take_run
 
 ID_BYTES: Final = 16
 HASH_BYTES: Final = 32

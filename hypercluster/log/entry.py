@@ -20,9 +20,9 @@ from google.protobuf.message import DecodeError
 
 from hypercluster.errors import MalformedError, TooLargeError, check
 from hypercluster.limits import ENTRY_BYTES_MAX
-from hypercluster.log.wire import read_run, varint
 from hypercluster.pb.v1.entry_pb2 import EntryBatch, Group
 from hypercluster.state_machine.decoded import DecodedEntry, DecodedGroup, EntryType, HubOp, Run
+from hypercluster.state_machine.wire import read_run, varint
 from hypercluster.values import Nanos, Scope
 
 __all__ = [

@@ -8,7 +8,7 @@ produce the same changes in the same order; the cache changes speed only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from hypercluster.state_machine.store import Change, Family, Reader
 
@@ -30,6 +30,11 @@ class Overlay:
         # as the cache does, and each can be made again from the store.
         self.derived: dict[str, object] = {}
 
+    @property
+    def reader(self) -> Reader:
+        """The state as it was before the present entry."""
+        return self._reader
+
     def get(self, family: Family, key: bytes) -> bytes | None:
         found = self._cache[family].get(key)
         if found is None:
@@ -45,6 +50,10 @@ class Overlay:
     def put_uncached(self, family: Family, key: bytes, value: bytes) -> None:
         """For records that apply never reads back: op log, versions. The key must be new."""
         self._changes.append(Change(family, key, value))
+
+    def record(self, changes: Iterable[Change]) -> None:
+        """Changes of keys that are never read through this overlay, because their owner keeps a cache of its own."""
+        self._changes.extend(changes)
 
     def delete(self, family: Family, key: bytes) -> None:
         self._cache[family][key] = _ABSENT

@@ -1,7 +1,7 @@
 """From the bytes of a Submit message to a `Run`, for whoever reads an entry, and the canonical bytes of an Origin.
 
 Owns: the one place where command messages are parsed. `read_run` takes what already stands in the log, so it looks
-at nothing but form: the leader made every other check before it proposed (admission.py, D-3).
+at nothing but form: the leader made every other check before it proposed (log/admission.py, D-3).
 Never: a re-serialization of what a client sent; `origin_bytes` writes a *new* record in our own encoding, because
 protobuf promises no stable bytes (D-12).
 Invariants: whatever the bytes, the only errors are MalformedError and TooLargeError.
