@@ -75,12 +75,12 @@ def why_not_voters(voters: int) -> str:
 
 def _check_raft(config: Config) -> list[tuple[str, str]]:
     raft, wrong = config.raft, []
-    if raft.election_min_ms < 3 * raft.heartbeat_ms:
+    if raft.election_min_ms <= 3 * raft.heartbeat_ms:
         wrong.append(
             (
                 "raft.election_min_ms",
-                f"raft.election_min_ms {raft.election_min_ms}: must be at least 3 × raft.heartbeat_ms "
-                f"({raft.heartbeat_ms}), so {3 * raft.heartbeat_ms} or more",
+                f"raft.election_min_ms {raft.election_min_ms}: must be more than 3 × raft.heartbeat_ms "
+                f"({raft.heartbeat_ms}), so {3 * raft.heartbeat_ms + 1} or more",
             )
         )
     if raft.election_max_ms <= raft.election_min_ms:

@@ -124,7 +124,7 @@ class Proposer:
         """None: answered already, from what apply stored. Raises TurnedAwayError."""
         group = DecodedGroup(message, caller.principal, caller.scope, caller.worker, run)
         settings = self._settings
-        self._standing.require_leader(stopping=self._stopping)
+        self._standing.require_writes(stopping=self._stopping)
         judged = self._admission.judged(run.client_id)
         if judged is not None and run.first_seq <= judged:
             result = self._admission.stored(group)
@@ -275,8 +275,9 @@ class Proposer:
     def _explain(self, outcome: ProposalOutcome) -> tuple[int, str, str]:
         """(reason, words, leader hint) of a batch that was not applied here."""
         if isinstance(outcome, NotProposed):
-            reason = REASONS.get(outcome.reason, REASONS["NO_QUORUM"])
-            return reason, self._standing.words(outcome.reason), self._standing.leader_address(outcome.leader)
+            error = self._standing.turn_away(outcome)
+            hint = error.leader_hint if isinstance(error, NotLeaderError) else ""
+            return REASONS[error.reason], str(error), hint
         why = "the outcome is lost" if isinstance(outcome, Committed) else outcome.reason
         return REASONS["OUTCOME_UNKNOWN"], f"{why}: send again with the same key", self._standing.leader_address(None)
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypercluster.errors import DiskFullError, NoQuorumError, NotLeaderError, ShuttingDownError
+from hypercluster.errors import DiskFullError, NoQuorumError, NotLeaderError, ShuttingDownError, TurnedAwayError
 from hypercluster.node.words import Turns
-from hypercluster.raft.engine import Engine, EngineStatus
+from hypercluster.raft.engine import Engine, EngineStatus, NotProposed
 from hypercluster.telemetry.percentiles import Percentiles
 from hypercluster.values import NodeId, Role
 
 _WORDS = {
-    "NOT_LEADER": "this node does not lead",
     "NO_QUORUM": "no majority of the voters can be reached; nothing was written",
     "DISK_FULL": "the disk is full; reads go on, writes come back when there is room",
     "CLOCK_SKEW": "this node's clock is too far from the others'; writes wait for another leader",
@@ -49,22 +48,36 @@ class Standing:
         known = leader or self.status().leader
         return self._client_address(known) if known is not None else ""
 
-    def require_leader(self, *, stopping: bool = False) -> None:
-        """Raises the turn-away that fits when this node takes no writes."""
+    def require_leads(self) -> None:
+        """Raises the turn-away that fits when another node leads, or none."""
         status = self.status()
         if status.role is not Role.LEADER:
-            if status.leader is None:
-                raise NoQuorumError("no leader is known; nothing was written")
-            raise NotLeaderError(f"{status.leader} leads, not {status.node_id}", self.leader_address(status.leader))
+            raise self.turn_away(NotProposed("NOT_LEADER", status.leader))
+
+    def require_writes(self, *, stopping: bool = False) -> None:
+        """Raises the turn-away that fits when this node takes no writes."""
+        self.require_leads()
         if stopping:
             raise ShuttingDownError("this node is shutting down and hands leadership over")
-        if status.refusing_writes == "DISK_FULL":
-            raise DiskFullError(self.words("DISK_FULL"))
-        if status.refusing_writes:
-            raise NoQuorumError(self.words(status.refusing_writes))
+        refusing = self.status().refusing_writes
+        if refusing:
+            raise self.turn_away(NotProposed(refusing, self.status().node_id))
 
-    def words(self, reason: str) -> str:
-        return _WORDS.get(reason, reason)
+    def turn_away(self, outcome: NotProposed) -> TurnedAwayError:
+        """An engine's refusal as an error of ours."""
+        status = self.status()
+        leader = outcome.leader or status.leader
+        match outcome.reason:
+            case "NOT_LEADER" if leader is None or leader == status.node_id:
+                return NotLeaderError("this node does not lead, and knows no leader; nothing was written")
+            case "NOT_LEADER":
+                return NotLeaderError(f"{leader} leads, not {status.node_id}", self.leader_address(leader))
+            case "DISK_FULL":
+                return DiskFullError(_WORDS["DISK_FULL"])
+            case "SHUTTING_DOWN":
+                return ShuttingDownError("this node is shutting down")
+            case _:
+                return NoQuorumError(_WORDS.get(outcome.reason, outcome.reason))
 
     def note_commit(self, duration_us: int) -> None:
         self.commit_times.add(self._turns.time(), duration_us)
