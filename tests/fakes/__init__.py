@@ -1,0 +1,1 @@
+"""Real, small implementations of our contracts, for tests."""
