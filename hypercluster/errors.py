@@ -86,6 +86,12 @@ class ShuttingDownError(TurnedAwayError):
     reason = "SHUTTING_DOWN"
 
 
+class StreamIdleError(TurnedAwayError):
+    """A stream is ended because nothing came for too long; nothing is in flight on it."""
+
+    reason = "STREAM_IDLE"
+
+
 class WrongClusterError(TurnedAwayError):
     reason = "WRONG_CLUSTER"
 
@@ -125,6 +131,12 @@ class OutcomeUnknownError(HyperClusterError):
 
 class DeadlineError(OutcomeUnknownError):
     reason = "DEADLINE"
+
+
+class StreamStalledError(OutcomeUnknownError):
+    """A stream is ended because its other side does not take what is sent."""
+
+    reason = "STREAM_STALLED"
 
 
 # --- judged by apply: final for its key ---------------------------------------------------------
