@@ -1,0 +1,392 @@
+"""A disk in memory that loses what was not synced: the `Disk` of every simulation.
+
+Owns: files, directories, what of them is durable, and the faults: power cuts, failing syncs, a full disk, bit flips.
+Never: reads a clock, or draws from anything but the `random.Random` it was given.
+The model:
+- A written sector (512 bytes) that was not synced is, after a crash, any of its versions since the last sync; sectors
+  are independent, so a long write may be torn anywhere. A size that was not synced is the old one or any later one.
+- Directory operations (create, rename, unlink) come true in the order they were done, up to a random one, unless
+  fsync_dir came in between. Syncing a file does not sync its name.
+- A failed sync leaves the pages clean and undurable, as Linux does: they can be read until the crash, and no later
+  sync writes them unless they are written again.
+- Every write, sync and directory operation has a number; `cut_power_at(n)` raises `PowerCut` instead of the n-th.
+"""
+
+from __future__ import annotations
+
+import errno
+import posixpath
+import random
+from dataclasses import dataclass, field
+
+SECTOR_BYTES = 512
+DIRECTORY_BYTES = 4096
+
+
+class PowerCut(BaseException):
+    """The machine stopped before the operation. BaseException: no product code may catch it and go on."""
+
+
+@dataclass(slots=True, eq=False)
+class _File:
+    """`durable` is what the platters hold; `versions` the newer contents of each sector written since the last sync."""
+
+    content: bytearray = field(default_factory=bytearray)
+    durable: bytearray = field(default_factory=bytearray)
+    versions: dict[int, list[bytes]] = field(default_factory=dict)
+    sizes: list[int] = field(default_factory=list)  # since the last sync
+
+    def note(self, offset: int, size_bytes: int) -> None:
+        """Remembers the sectors of a write that has just been done."""
+        for sector in range(offset // SECTOR_BYTES, -(-(offset + size_bytes) // SECTOR_BYTES)):
+            content = bytes(self.content[sector * SECTOR_BYTES : (sector + 1) * SECTOR_BYTES])
+            self.versions.setdefault(sector, []).append(content)
+
+    def make_durable(self) -> None:
+        if len(self.durable) != len(self.content):
+            _resize(self.durable, len(self.content))
+        for sector, versions in self.versions.items():
+            at = sector * SECTOR_BYTES
+            newest = versions[-1][: max(0, len(self.content) - at)]
+            self.durable[at : at + len(newest)] = newest
+        self.forget()
+
+    def forget(self) -> None:
+        self.versions.clear()
+        self.sizes.clear()
+
+    def crash(self, rng: random.Random) -> None:
+        if self.sizes:
+            _resize(self.durable, rng.choice([len(self.durable), *self.sizes]))
+        for sector in sorted(self.versions):
+            at = sector * SECTOR_BYTES
+            choice = rng.randrange(len(self.versions[sector]) + 1)
+            if choice and at < len(self.durable):
+                kept = self.versions[sector][choice - 1][: len(self.durable) - at]
+                self.durable[at : at + len(kept)] = kept
+        self.forget()
+        self.content = bytearray(self.durable)
+
+
+def _resize(content: bytearray, size_bytes: int) -> None:
+    if size_bytes < len(content):
+        del content[size_bytes:]
+    else:
+        content.extend(bytes(size_bytes - len(content)))
+
+
+@dataclass(slots=True, eq=False)
+class _Directory:
+    entries: dict[str, _Node] = field(default_factory=dict)
+    durable: dict[str, _Node] = field(default_factory=dict)
+
+
+_Node = _File | _Directory
+_Effect = tuple[_Directory, str, "_Node | None"]  # the name comes to mean the node; None: nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One numbered operation, for tests that look at the order of things."""
+
+    number: int
+    name: str  # pwrite, truncate, fdatasync, fsync, create, rename, unlink, fsync_dir
+    path: str
+    offset: int = 0
+    size_bytes: int = 0
+
+
+class SimFile:
+    """`File`. Dead after a crash of its disk."""
+
+    def __init__(self, disk: SimDisk, path: str, node: _File, epoch: int) -> None:
+        self._disk = disk
+        self._path = path
+        self._node = node
+        self._epoch = epoch
+        self._closed = False
+
+    def _check_open(self) -> None:
+        if self._closed or self._epoch != self._disk.epoch:
+            raise OSError(errno.EBADF, f"{self._path} was closed, or opened before the crash")
+
+    def pread(self, size_bytes: int, offset: int) -> bytes:
+        self._check_open()
+        return bytes(self._node.content[offset : offset + size_bytes])
+
+    def pwrite(self, data: bytes, offset: int) -> None:
+        self._check_open()
+        self._disk.step("pwrite", self._path, offset, len(data))
+        end = offset + len(data)
+        self._disk.require_room(max(0, end - len(self._node.content)))
+        if end > len(self._node.content):
+            _resize(self._node.content, end)
+            self._node.sizes.append(end)
+        self._node.content[offset:end] = data
+        self._node.note(offset, len(data))
+
+    def fdatasync(self) -> None:
+        self._sync("fdatasync")
+
+    def fsync(self) -> None:
+        self._sync("fsync")
+
+    def _sync(self, name: str) -> None:
+        self._check_open()
+        self._disk.step(name, self._path)
+        failure = self._disk.take_sync_failure(self._path)
+        if failure:
+            self._node.forget()
+            raise OSError(failure, f"{name} of {self._path} failed")
+        self._node.make_durable()
+
+    def size(self) -> int:
+        self._check_open()
+        return len(self._node.content)
+
+    def truncate(self, size_bytes: int) -> None:
+        self._check_open()
+        self._disk.step("truncate", self._path, size_bytes)
+        self._disk.require_room(max(0, size_bytes - len(self._node.content)))
+        _resize(self._node.content, size_bytes)
+        self._node.sizes.append(size_bytes)
+        if size_bytes % SECTOR_BYTES:
+            self._node.note(size_bytes - 1, 1)
+
+    def close(self) -> None:
+        self._closed = True
+
+
+class SimDisk:
+    """`Disk`. `capacity_bytes` None means boundless."""
+
+    def __init__(self, rng: random.Random, capacity_bytes: int | None = None) -> None:
+        self._rng = rng
+        self._root = _Directory()
+        self._pending: list[tuple[_Effect, ...]] = []  # directory operations that are not durable, in order
+        self._capacity_bytes = capacity_bytes
+        self._cut_at: int | None = None
+        self._sync_failures: list[tuple[str, int]] = []
+        self.operations: list[Operation] = []
+        self.operation_count = 0
+        self.epoch = 0
+        self.recording = False
+
+    # --- faults and observation -----------------------------------------------------------------
+
+    def cut_power_at(self, number: int | None) -> None:
+        """The `number`-th operation from now (1 is the next) raises PowerCut and does nothing; None: never."""
+        self._cut_at = None if number is None else self.operation_count + number
+
+    def fail_next_sync(self, path_part: str = "", code: int = errno.EIO) -> None:
+        """The next sync of a file or directory whose path contains `path_part` fails with `code`."""
+        self._sync_failures.append((path_part, code))
+
+    def set_capacity(self, capacity_bytes: int | None) -> None:
+        self._capacity_bytes = capacity_bytes
+
+    def flip_bit(self, path: str, offset: int, bit: int) -> None:
+        """Bit rot: at once on the platter and in what is read."""
+        node = self._file(path)
+        for content in (node.content, node.durable):
+            if offset < len(content):
+                content[offset] ^= 1 << bit
+
+    def crash(self) -> None:
+        """Power is lost and comes back: undecided bytes are decided, open files are dead."""
+        self.epoch += 1
+        self._cut_at = None
+        self._sync_failures.clear()
+        kept = self._rng.randint(0, len(self._pending))
+        for effects in self._pending[:kept]:
+            _commit(effects)
+        self._pending.clear()
+        self._settle(self._root, set())
+
+    def _settle(self, directory: _Directory, seen: set[int]) -> None:
+        directory.entries = dict(sorted(directory.durable.items()))
+        for node in directory.entries.values():
+            if id(node) in seen:
+                continue  # two names of one file: it is settled once
+            seen.add(id(node))
+            if isinstance(node, _Directory):
+                self._settle(node, seen)
+            else:
+                node.crash(self._rng)
+
+    def step(self, name: str, path: str, offset: int = 0, size_bytes: int = 0) -> None:
+        """Numbers an operation. For SimFile; not part of `Disk`."""
+        if self._cut_at is not None and self.operation_count + 1 >= self._cut_at:
+            raise PowerCut(f"before operation {self.operation_count + 1}: {name} {path}")
+        self.operation_count += 1
+        if self.recording:
+            self.operations.append(Operation(self.operation_count, name, path, offset, size_bytes))
+
+    def take_sync_failure(self, path: str) -> int:
+        """The error that this sync must fail with, or 0."""
+        for at, (part, code) in enumerate(self._sync_failures):
+            if part in path:
+                del self._sync_failures[at]
+                return code
+        return 0
+
+    def require_room(self, grown_bytes: int) -> None:
+        if grown_bytes and self._capacity_bytes is not None and self._used_bytes() + grown_bytes > self._capacity_bytes:
+            raise OSError(errno.ENOSPC, "no space left on the simulated disk")
+
+    def _used_bytes(self) -> int:
+        total, seen, left = 0, set(), [self._root]
+        while left:
+            for node in left.pop().entries.values():
+                if isinstance(node, _Directory):
+                    left.append(node)
+                elif id(node) not in seen:
+                    seen.add(id(node))
+                    total += len(node.content)
+        return total
+
+    # --- Disk -------------------------------------------------------------------------------------
+
+    def open(self, path: str, *, create: bool = False) -> SimFile:
+        directory, name = self._parent(path)
+        node = directory.entries.get(name)
+        if create:
+            if node is not None:
+                raise FileExistsError(errno.EEXIST, "the file exists", path)
+            self.step("create", path)
+            self.require_room(1)
+            node = _File()
+            self._change((directory, name, node))
+        if node is None:
+            raise FileNotFoundError(errno.ENOENT, "no such file", path)
+        if isinstance(node, _Directory):
+            raise IsADirectoryError(errno.EISDIR, "a directory", path)
+        return SimFile(self, path, node, self.epoch)
+
+    def exists(self, path: str) -> bool:
+        try:
+            self._node(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def listdir(self, path: str) -> list[str]:
+        return sorted(self._directory(path).entries)
+
+    def mkdir(self, path: str) -> None:
+        directory = self._root
+        at = ""
+        for part in _parts(path):
+            at = f"{at}/{part}"
+            node = directory.entries.get(part)
+            if node is None:
+                self.step("mkdir", at)
+                node = _Directory()
+                self._change((directory, part, node))
+                self._commit_directory(directory)
+            if not isinstance(node, _Directory):
+                raise FileExistsError(errno.EEXIST, "a file is in the way", at)
+            directory = node
+
+    def rename(self, source: str, target: str) -> None:
+        source_directory, source_name = self._parent(source)
+        target_directory, target_name = self._parent(target)
+        node = self._node(source)
+        over = target_directory.entries.get(target_name)
+        if isinstance(over, _Directory):
+            if not isinstance(node, _Directory):
+                raise IsADirectoryError(errno.EISDIR, "a directory is in the way", target)
+            if over.entries:
+                raise OSError(errno.ENOTEMPTY, "the directory is not empty", target)
+        elif over is not None and isinstance(node, _Directory):
+            raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", target)
+        self.step("rename", target)
+        if over is not node:
+            self._change((source_directory, source_name, None), (target_directory, target_name, node))
+
+    def unlink(self, path: str) -> None:
+        directory, name = self._parent(path)
+        if isinstance(self._node(path), _Directory):
+            raise IsADirectoryError(errno.EISDIR, "a directory", path)
+        self.step("unlink", path)
+        self._change((directory, name, None))
+
+    def fsync_dir(self, path: str) -> None:
+        directory = self._directory(path)
+        self.step("fsync_dir", path)
+        failure = self.take_sync_failure(path)
+        if failure:
+            raise OSError(failure, f"fsync of directory {path} failed")
+        self._commit_directory(directory)
+
+    def free_bytes(self, path: str) -> int:
+        self._directory(path)
+        if self._capacity_bytes is None:
+            return 1 << 50
+        return max(0, self._capacity_bytes - self._used_bytes())
+
+    # --- names ------------------------------------------------------------------------------------
+
+    def _change(self, *effects: _Effect) -> None:
+        for directory, name, node in effects:
+            if node is None:
+                directory.entries.pop(name, None)
+            else:
+                directory.entries[name] = node
+        self._pending.append(effects)
+
+    def _commit_directory(self, directory: _Directory) -> None:
+        """Everything pending in `directory`, and what had to come before it in other directories."""
+        wanted = {id(directory)}
+        commit: list[tuple[_Effect, ...]] = []
+        rest: list[tuple[_Effect, ...]] = []
+        for effects in reversed(self._pending):
+            touched = {id(effect[0]) for effect in effects}
+            if touched & wanted:
+                wanted |= touched
+                commit.append(effects)
+            else:
+                rest.append(effects)
+        for effects in reversed(commit):
+            _commit(effects)
+        self._pending = rest[::-1]
+
+    def _node(self, path: str) -> _Node:
+        node: _Node = self._root
+        for part in _parts(path):
+            if not isinstance(node, _Directory):
+                raise NotADirectoryError(errno.ENOTDIR, "not a directory", path)
+            found = node.entries.get(part)
+            if found is None:
+                raise FileNotFoundError(errno.ENOENT, "no such file or directory", path)
+            node = found
+        return node
+
+    def _file(self, path: str) -> _File:
+        node = self._node(path)
+        if isinstance(node, _Directory):
+            raise IsADirectoryError(errno.EISDIR, "a directory", path)
+        return node
+
+    def _directory(self, path: str) -> _Directory:
+        node = self._node(path)
+        if not isinstance(node, _Directory):
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", path)
+        return node
+
+    def _parent(self, path: str) -> tuple[_Directory, str]:
+        return self._directory(posixpath.dirname(path)), posixpath.basename(path)
+
+
+def _commit(effects: tuple[_Effect, ...]) -> None:
+    for directory, name, node in effects:
+        if node is None:
+            directory.durable.pop(name, None)
+        else:
+            directory.durable[name] = node
+
+
+def _parts(path: str) -> list[str]:
+    if not path.startswith("/"):
+        raise ValueError(f"path {path!r} is not absolute")
+    return [part for part in path.split("/") if part]
