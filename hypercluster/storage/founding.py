@@ -1,0 +1,96 @@
+"""The configuration a data directory was founded with: the members of a new cluster, before any log (CL-15).
+
+Owns: DATA/founding.
+Never: changed after it was made. Later configurations are entries of the log (QUO-1), and a checkpoint carries its
+own; this one is what the log's index 0 means.
+Invariants: the file appears whole or not at all; every founding member's directory holds the same members; the last
+line is the CRC-32C of all before it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Final
+
+from google_crc32c import value as crc32c
+
+from hypercluster.errors import DamagedError, WrongDirectoryError
+from hypercluster.storage.disk import Disk
+from hypercluster.values import NO_INDEX, Incarnation, Member, Membership, NodeId, Suffrage
+
+FOUNDING_NAME: Final = "founding"
+FOUNDING_BYTES_MAX: Final = 16_384
+_TEMPORARY_NAME: Final = "founding.tmp"
+_FIRST_LINE: Final = "hypercluster founding members, format: 1"
+_MEMBER: Final = re.compile(r"member: (\S+) ([0-9a-f]{32}) (\S+) (voter|learner)")
+
+
+def create_founding(disk: Disk, directory: str, membership: Membership) -> None:
+    """Beside an identity just made. Raises WrongDirectoryError when there is one already."""
+    path = os.path.join(directory, FOUNDING_NAME)
+    if disk.exists(path):
+        raise WrongDirectoryError(f"{directory} is founded already: start the node with it")
+    temporary = os.path.join(directory, _TEMPORARY_NAME)
+    if disk.exists(temporary):
+        disk.unlink(temporary)
+    file = disk.open(temporary, create=True)
+    try:
+        file.pwrite(render(membership), 0)
+        file.fsync()
+    finally:
+        file.close()
+    disk.rename(temporary, path)
+    disk.fsync_dir(directory)
+
+
+def load_founding(disk: Disk, directory: str) -> Membership:
+    """Raises WrongDirectoryError when `init` did not get this far, DamagedError when it does not verify."""
+    path = os.path.join(directory, FOUNDING_NAME)
+    if not disk.exists(path):
+        raise WrongDirectoryError(
+            f"{directory} has an identity and no founding members: its making was interrupted. Remove it and run "
+            "`hypercluster cluster init` again"
+        )
+    file = disk.open(path)
+    try:
+        content = file.pread(FOUNDING_BYTES_MAX + 1, 0)
+    finally:
+        file.close()
+    return parse(content, path)
+
+
+def render(membership: Membership) -> bytes:
+    lines = [_FIRST_LINE, f"voters: {membership.configured_voters}"]
+    for member in membership.members:
+        suffrage = member.suffrage.name.lower()
+        lines.append(f"member: {member.node_id} {member.incarnation.hex()} {member.address} {suffrage}")
+    body = ("\n".join(lines) + "\n").encode("ascii")
+    return body + f"crc32c: {crc32c(body):08x}\n".encode("ascii")
+
+
+def parse(content: bytes, path: str) -> Membership:
+    """`path` is for messages."""
+    damaged = DamagedError(
+        f"{path} is damaged. Copy it from another founding member of the cluster (it is the same everywhere), or move "
+        "the directory away and let the node join again with a new incarnation"
+    )
+    try:
+        lines = content.decode("ascii").splitlines()
+        if lines[0] != _FIRST_LINE or len(content) > FOUNDING_BYTES_MAX:
+            raise damaged
+        voters = int(lines[1].removeprefix("voters: "))
+        members = tuple(_member(line) for line in lines[2:-1])
+    except (ValueError, IndexError) as error:
+        raise damaged from error
+    membership = Membership(NO_INDEX, voters, members)
+    if render(membership) != content:
+        raise damaged
+    return membership
+
+
+def _member(line: str) -> Member:
+    found = _MEMBER.fullmatch(line)
+    if found is None:
+        raise ValueError(line)
+    return Member(NodeId(found[1]), Incarnation(bytes.fromhex(found[2])), found[3], Suffrage[found[4].upper()])
