@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from hypercluster.errors import HistoryGoneError
 from hypercluster.state_machine.context import OpContext
-from hypercluster.state_machine.keys import escaped, number, prefix_end, read_number
+from hypercluster.state_machine.keys import escaped, escaped_open, number, prefix_end, read_number
 from hypercluster.state_machine.meta import VERSIONS_FLOOR
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Change, Family, Reader
@@ -52,6 +52,11 @@ def place(index: Index, ordinal: int) -> bytes:
 
 def object_prefix(family: Family, key: bytes) -> bytes:
     return _VERSION + bytes((family,)) + escaped(key)
+
+
+def open_prefix(family: Family, beginning: bytes) -> bytes:
+    """What the keys of all objects begin with whose own key begins so: another escaped part may follow."""
+    return _VERSION + bytes((family,)) + escaped_open(beginning)
 
 
 def put(ctx: OpContext, family: Family, key: bytes, value: bytes | None, previous: bytes) -> bytes:

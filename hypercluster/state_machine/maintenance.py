@@ -1,0 +1,36 @@
+"""Commands that keep state small: the leader proposes them, apply judges them like all others.
+
+Owns: the verdicts on ForgetLane (D-7), RaiseVersionsFloor (D-18) and TrimOplog.
+Invariants: each touches at most 1 000 keys and can be proposed again until nothing is left (D-4); none of them does
+anything whose guard no longer holds. The outcome's `version` counts what was removed; 0 means there is no more.
+"""
+
+from __future__ import annotations
+
+from hypercluster.pb.v1.command_pb2 import MaintenanceCommand
+from hypercluster.state_machine import versions
+from hypercluster.state_machine.context import OpContext
+from hypercluster.state_machine.lanes import Lanes
+from hypercluster.state_machine.outcome import BAD_OP_TYPE, OK, PRECONDITION_FAILED, HubOutcome
+from hypercluster.values import ClientId, Index
+
+
+def judge_maintenance(ctx: OpContext, lanes: Lanes, command: MaintenanceCommand) -> HubOutcome:
+    match command.WhichOneof("kind"):
+        case "forget_lane":
+            return _forget_lane(ctx, lanes, ClientId(command.forget_lane.client_id), command.forget_lane.last_seq)
+        case "raise_versions_floor":
+            # A floor at or above this entry would hide what it writes; the clamp makes any number harmless.
+            target = Index(min(command.raise_versions_floor.floor_index, ctx.index - 1))
+            return HubOutcome(OK, versions.raise_floor(ctx.overlay, target))
+        case _:
+            return HubOutcome(BAD_OP_TYPE, 0)
+
+
+def _forget_lane(ctx: OpContext, lanes: Lanes, client_id: ClientId, last_seq: int) -> HubOutcome:
+    if client_id == ctx.client_id:  # a lane can not end in the middle of its own command
+        return HubOutcome(PRECONDITION_FAILED, 0)
+    expected, gone = lanes.forget(client_id, last_seq)
+    if not expected:
+        return HubOutcome(PRECONDITION_FAILED, 0)
+    return HubOutcome(OK, 0 if gone else 1)
