@@ -3,8 +3,8 @@
 Owns: delays, cuts (two-way and one-way), loss, duplication, reordering; which of them are on is drawn per seed.
 A peer stream is FIFO while it lasts, as gRPC's is. A one-way cut swallows one direction silently and, after the
 keepalive time, breaks the stream. Loss inside a stream breaks it too: TCP never loses a part and goes on.
-Client messages may be lost, delayed past each other and delivered twice: that is what retries over new
-connections look like from the server.
+Client streams are FIFO too; what was sent on a stream that broke may still arrive, late and after what the next
+stream brings, and that is how one command reaches the cluster twice (client.py).
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ class Weather:
     spike_chance: float = 0.0
     spike_s: float = 0.3
     break_chance: float = 0.0  # per peer frame: the stream breaks, what is in flight is lost
-    client_loss: float = 0.0
-    client_duplicate: float = 0.0
-    client_reorder: float = 0.0
+    client_break_chance: float = 0.0  # per client message: the stream breaks before the answer comes
+    client_late_s: float = 0.2  # how late a message of a broken stream may still arrive
 
 
 @dataclass(slots=True)
@@ -150,7 +149,7 @@ class SimNetwork:
             self._events.after(0.0, lambda: self.break_stream(source, target))
             return True
         stream.queued_bytes += len(frame)
-        stream.arrives_at = max(stream.arrives_at, self._events.now + self._delay())
+        stream.arrives_at = max(stream.arrives_at, self._events.now + self.delay_s())
         epoch = stream.epoch
         self._events.at(stream.arrives_at, lambda: self._deliver(source, target, epoch, frame))
         return True
@@ -165,7 +164,7 @@ class SimNetwork:
             return
         receiver.on_frame(source, frame)
 
-    def _delay(self) -> float:
+    def delay_s(self) -> float:
         weather = self.weather
         delay = self._rng.uniform(weather.delay_min_s, weather.delay_max_s)
         if weather.spike_chance and self._rng.random() < weather.spike_chance:
@@ -206,17 +205,3 @@ class SimNetwork:
     def _break_if_cut(self, source: NodeId, target: NodeId) -> None:
         if (source, target) in self._cut:
             self._break(source, target)
-
-    # --- clients -------------------------------------------------------------------------------------------
-
-    def carry(self, deliver: Callable[[], None]) -> None:
-        """One client message or answer, through whatever weather there is."""
-        weather, rng = self.weather, self._rng
-        if weather.client_loss and rng.random() < weather.client_loss:
-            return
-        copies = 2 if weather.client_duplicate and rng.random() < weather.client_duplicate else 1
-        for _ in range(copies):
-            delay = self._delay()
-            if weather.client_reorder and rng.random() < weather.client_reorder:
-                delay += rng.random() * 0.05
-            self._events.after(delay, deliver)
