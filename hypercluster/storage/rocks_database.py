@@ -19,8 +19,9 @@ from typing import Final
 
 from rocksdict import AccessType, Cache, Rdict, ReadOptions, WriteBatch, WriteBufferManager
 
-from hypercluster.errors import DamagedError, DiskFailedError, TurnedAwayError, check
+from hypercluster.errors import DiskFailedError, TurnedAwayError, check
 from hypercluster.state_machine.store import Change, Family
+from hypercluster.storage.rocks_errors import is_stall, opening_error, writing_error
 from hypercluster.storage.rocks_options import RocksSettings, database_options, write_options
 
 BUFFER_NEVER_FULL_BYTES: Final = 1 << 50
@@ -68,9 +69,7 @@ class RocksDatabase:
         try:
             self._database = Rdict(path, database_options(settings, cache, self._buffers), families, access)
         except Exception as error:  # the binding knows one exception type only
-            raise DamagedError(
-                f"the state in {path} does not open: {error}. Re-seed this node: hypercluster member reseed"
-            ) from error
+            raise opening_error(path, error, "Re-seed this node: hypercluster member reseed") from error
         self._families = [self._database.get_column_family(name) for name in FAMILY_NAMES]
         self._handles = [self._database.get_column_family_handle(name) for name in FAMILY_NAMES]
         self._quick = write_options(no_slowdown=True)
@@ -106,8 +105,8 @@ class RocksDatabase:
             try:
                 self._database.write(batch, self._quick)
             except Exception as error:  # the binding knows one exception type only
-                if "stall" not in str(error).lower():
-                    raise DiskFailedError(f"writing to the state in {self.path} failed: {error}") from error
+                if not is_stall(error):
+                    raise writing_error(self.path, error) from error
                 time.sleep(STALL_RETRY_S)
             else:
                 return size_bytes + len(wanted) * CHANGE_OVERHEAD_BYTES

@@ -1,0 +1,42 @@
+"""What an exception of the RocksDB binding means: it knows one exception type, and only the text differs.
+
+Owns: the translation to our error tree, for opening and for writing.
+Never: hides an error or tries again.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from hypercluster.errors import (
+    DamagedError,
+    DiskFailedError,
+    DiskFullError,
+    FatalError,
+    HyperClusterError,
+    WrongDirectoryError,
+)
+
+DISK_TROUBLE = ("Input/output error", "Structure needs cleaning", "Read-only file system")
+
+
+def opening_error(path: str, error: Exception, way_out: str) -> FatalError:
+    """`way_out` names what mends damage."""
+    text = str(error)
+    if "lock" in text.lower() and ("unavailable" in text or "held by current process" in text):
+        return WrongDirectoryError(f"{path} is open in another process: stop that one first")
+    if "Too many open files" in text or any(words in text for words in DISK_TROUBLE):
+        return DiskFailedError(f"opening {path} failed: {text}")
+    return DamagedError(f"{path} does not open: {text}. {way_out}")
+
+
+def is_stall(error: Exception) -> bool:
+    """A write with no_slowdown that would have waited; nothing was written."""
+    return str(error).startswith("Result incomplete") or "Write stall" in str(error)
+
+
+def writing_error(path: str, error: Exception) -> FatalError | HyperClusterError:
+    text = str(error)
+    if "No space left" in text or errno.errorcode[errno.ENOSPC] in text or "Disk quota" in text:
+        return DiskFullError(f"no room in {path}: {text}")
+    return DiskFailedError(f"writing to {path} failed: {text}")
