@@ -77,7 +77,7 @@ def hub_get(reader: Reader, scope: Scope, namespace: str, key: bytes) -> HubValu
 def hub_list(
     reader: Reader, scope: Scope, namespace: str, prefix: bytes, after: bytes, count_max: int
 ) -> tuple[list[tuple[bytes, HubValue]], bool]:
-    """(key, value) pairs whose keys begin with `prefix` and come after `after`, in byte order; and whether more follow."""
+    """(key, value) pairs whose keys begin with `prefix` and come after `after`, in byte order; whether more follow."""
     beginning = head_prefix(scope, namespace)
     start = beginning + max(prefix, after + b"\0" if after else b"")
     found: list[tuple[bytes, HubValue]] = []
