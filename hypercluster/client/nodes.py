@@ -19,9 +19,10 @@ import grpc
 from hypercluster import errors
 from hypercluster.client.answers import from_rpc
 from hypercluster.client.settings import ClientSettings
+from hypercluster.client.stubs import cluster_service
 from hypercluster.credentials import tls
 from hypercluster.limits import CLIENT_MESSAGE_BYTES_MAX
-from hypercluster.pb.v1 import cluster_pb2, cluster_pb2_grpc
+from hypercluster.pb.v1 import cluster_pb2
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ class Nodes:
 
     async def status(self, address: str, timeout_s: float | None = None) -> cluster_pb2.NodeStatus:
         """One node's own view. Raises an error of our tree."""
-        stub = cluster_pb2_grpc.ClusterServiceStub(self.channel(address))  # type: ignore[no-untyped-call]
+        stub = cluster_service(self.channel(address))
         try:
             answer: cluster_pb2.NodeStatus = await stub.Status(
                 cluster_pb2.StatusRequest(), timeout=timeout_s or self.settings.probe_timeout_s
@@ -152,6 +153,10 @@ class Nodes:
             return self.leader
         nodes = self.settings.nodes
         return nodes[self._next_reader % len(nodes)]
+
+    def next_reader(self) -> None:
+        """The next read of any node goes to another one."""
+        self._next_reader += 1
 
     def _look_elsewhere(self, address: str, error: errors.HyperClusterError) -> None:
         self._next_reader += 1

@@ -1,0 +1,235 @@
+"""File commands of one workspace by inode id: each builds one command, submits it and returns what was judged.
+
+Owns: the typed face of workspace_command.proto, `FileResult`, and the order "chunks first, then the write".
+Never: paths (workspace.py resolves them), retries.
+Invariants: a refusal is a RefusedError with the errno of the model; with `base_index` it may be PRECONDITION_FAILED,
+whose `version` is the present index (WS-28).
+Commands given one after the other to one lane are judged in that order, so a caller may pipeline them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hypercluster.client.answers import raise_unless_ok
+from hypercluster.client.chunking import Piece, by_write, is_inline, split
+from hypercluster.client.content import ChunkDoor
+from hypercluster.errors import OutcomeUnknownError
+from hypercluster.pb.v1 import command_pb2 as command_pb
+from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
+
+if TYPE_CHECKING:
+    from hypercluster.client.client import Client
+
+ROOT = bytes(16)
+OPS_LANE = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """The acknowledgement of one accepted file command (WS-36)."""
+
+    log_index: int
+    raft_index: int
+    committed_at_ns: int
+    root: bytes
+    inode_id: bytes
+    inode_no: int
+    applied_offset: int = 0
+    existed: bool = False
+
+
+class FileOps:
+    def __init__(self, client: Client, workspace_id: bytes, lane: int = OPS_LANE) -> None:
+        self._client = client
+        self.workspace_id = workspace_id
+        self.chunks = ChunkDoor(client, workspace_id)
+        self._lane = lane
+
+    async def run(
+        self,
+        file: file_pb.FileCommand,
+        what: str,
+        *,
+        base_index: int | None = None,
+        pieces: Sequence[Piece] = (),
+        lane: int | None = None,
+    ) -> FileResult:
+        if base_index is not None:
+            file.base_index = base_index
+        command = command_pb.Command(file=file).SerializeToString()
+        port = self._client.lane(self._lane if lane is None else lane)
+        content: dict[bytes, bytes] = {piece.chunk_hash: piece.content for piece in pieces}
+        settled = await port.submit(command, self.workspace_id, chunks=content, upload=self.chunks.put_again)
+        raise_unless_ok(settled, what)
+        ack = settled.file
+        if ack is None:
+            raise OutcomeUnknownError(f"{what}: the acknowledgement has no details")
+        return FileResult(
+            ack.log_index,
+            settled.raft_index,
+            ack.committed_at_ns,
+            ack.root,
+            ack.inode_id,
+            ack.inode_no,
+            ack.applied_offset,
+            ack.existed,
+        )
+
+    # --- names --------------------------------------------------------------------------------------
+
+    async def create(
+        self, directory: bytes, name: bytes, mode: int = 0o644, *, exclusive: bool = False, lane: int | None = None
+    ) -> FileResult:
+        create = file_pb.Create(place=place(directory, name), mode=mode, exclusive=exclusive)
+        return await self.run(file_pb.FileCommand(create=create), f"create {shown(name)}", lane=lane)
+
+    async def mkdir(self, directory: bytes, name: bytes, mode: int = 0o755, *, lane: int | None = None) -> FileResult:
+        mkdir = file_pb.Mkdir(place=place(directory, name), mode=mode)
+        return await self.run(file_pb.FileCommand(mkdir=mkdir), f"mkdir {shown(name)}", lane=lane)
+
+    async def symlink(self, directory: bytes, name: bytes, target: bytes, *, lane: int | None = None) -> FileResult:
+        symlink = file_pb.Symlink(place=place(directory, name), target=target)
+        return await self.run(file_pb.FileCommand(symlink=symlink), f"symlink {shown(name)}", lane=lane)
+
+    async def link(self, inode_id: bytes, directory: bytes, name: bytes, *, lane: int | None = None) -> FileResult:
+        link = file_pb.Link(inode_id=inode_id, place=place(directory, name))
+        return await self.run(file_pb.FileCommand(link=link), f"link {shown(name)}", lane=lane)
+
+    async def unlink(self, directory: bytes, name: bytes, *, base_index: int | None = None) -> FileResult:
+        unlink = file_pb.Unlink(place=place(directory, name))
+        return await self.run(file_pb.FileCommand(unlink=unlink), f"unlink {shown(name)}", base_index=base_index)
+
+    async def rmdir(self, directory: bytes, name: bytes, *, base_index: int | None = None) -> FileResult:
+        rmdir = file_pb.Rmdir(place=place(directory, name))
+        return await self.run(file_pb.FileCommand(rmdir=rmdir), f"rmdir {shown(name)}", base_index=base_index)
+
+    async def rename(
+        self,
+        source: tuple[bytes, bytes],
+        target: tuple[bytes, bytes],
+        *,
+        no_replace: bool = False,
+        base_index: int | None = None,
+    ) -> FileResult:
+        """`source` and `target` are (directory, name)."""
+        rename = file_pb.Rename(source=place(*source), target=place(*target), no_replace=no_replace)
+        what = f"rename {shown(source[1])} to {shown(target[1])}"
+        return await self.run(file_pb.FileCommand(rename=rename), what, base_index=base_index)
+
+    # --- content ------------------------------------------------------------------------------------
+
+    async def write(
+        self,
+        inode_id: bytes,
+        content: bytes,
+        offset: int = 0,
+        *,
+        base_index: int | None = None,
+        lane: int | None = None,
+    ) -> FileResult:
+        """pwrite. Content beyond 1 MiB takes several commands, which are not one step for readers; `base_index`
+        guards the first of them, the others follow only if it passed."""
+        return await self._write(inode_id, content, offset, append=False, base_index=base_index, lane=lane)
+
+    async def append(self, inode_id: bytes, content: bytes, *, base_index: int | None = None) -> FileResult:
+        """The offset is chosen when it is judged (WS-22): `applied_offset` of the first command. Content beyond
+        1 MiB takes several appends, and others' appends may come in between."""
+        return await self._write(inode_id, content, 0, append=True, base_index=base_index)
+
+    async def _write(
+        self,
+        inode_id: bytes,
+        content: bytes,
+        offset: int,
+        *,
+        append: bool,
+        base_index: int | None,
+        lane: int | None = None,
+    ) -> FileResult:
+        if is_inline(content):
+            write = file_pb.Write(inode_id=inode_id, offset=offset, append=append, inline=content)
+            return await self.run(file_pb.FileCommand(write=write), "write", base_index=base_index, lane=lane)
+        first: FileResult | None = None
+        groups = list(by_write(list(split(content, offset))))
+        if base_index is not None:
+            first = await self._write_group(inode_id, groups.pop(0), append, base_index, lane)
+        # Chunk uploads of all groups overlap; the commands keep their order because each starts when its own are in.
+        for group in groups:
+            done = await self._write_group(inode_id, group, append, None, lane)
+            first = first or done
+        assert first is not None
+        return first
+
+    async def _write_group(
+        self, inode_id: bytes, group: list[Piece], append: bool, base_index: int | None, lane: int | None
+    ) -> FileResult:
+        await self.chunks.ensure({piece.chunk_hash: piece.content for piece in group})
+        write = file_pb.Write(
+            inode_id=inode_id,
+            offset=group[0].offset,
+            append=append,
+            pieces=[file_pb.ChunkPiece(hash=p.chunk_hash, chunk_offset=0, length=len(p.content)) for p in group],
+        )
+        command = file_pb.FileCommand(write=write)
+        return await self.run(command, "write", base_index=base_index, pieces=group, lane=lane)
+
+    async def truncate(
+        self, inode_id: bytes, size: int, *, base_index: int | None = None, lane: int | None = None
+    ) -> FileResult:
+        truncate = file_pb.Truncate(inode_id=inode_id, size=size)
+        return await self.run(file_pb.FileCommand(truncate=truncate), "truncate", base_index=base_index, lane=lane)
+
+    async def sync(self, inode_id: bytes, *, data_only: bool = False) -> FileResult:
+        """Durable once it returns (WS-26), as every acknowledged command is; it also flushes the open batch."""
+        sync = file_pb.Sync(inode_id=inode_id, data_only=data_only)
+        return await self.run(file_pb.FileCommand(sync=sync), "fsync")
+
+    # --- metadata -----------------------------------------------------------------------------------
+
+    async def chmod(
+        self, inode_id: bytes, mode: int, *, base_index: int | None = None, lane: int | None = None
+    ) -> FileResult:
+        chmod = file_pb.Chmod(inode_id=inode_id, mode=mode)
+        return await self.run(file_pb.FileCommand(chmod=chmod), "chmod", base_index=base_index, lane=lane)
+
+    async def utimens(self, inode_id: bytes, mtime_ns: int | None = None, *, lane: int | None = None) -> FileResult:
+        """`mtime_ns` None means the command's own committed_at."""
+        utimens = file_pb.Utimens(inode_id=inode_id, mtime_ns=mtime_ns)
+        return await self.run(file_pb.FileCommand(utimens=utimens), "utimens", lane=lane)
+
+    async def set_xattr(
+        self,
+        inode_id: bytes,
+        name: bytes,
+        value: bytes,
+        *,
+        flag: file_pb.XattrFlag = file_pb.XATTR_FLAG_ANY,
+        lane: int | None = None,
+    ) -> FileResult:
+        set_xattr = file_pb.SetXattr(inode_id=inode_id, name=name, value=value, flag=flag)
+        return await self.run(file_pb.FileCommand(set_xattr=set_xattr), f"setxattr {shown(name)}", lane=lane)
+
+    async def remove_xattr(self, inode_id: bytes, name: bytes) -> FileResult:
+        remove = file_pb.RemoveXattr(inode_id=inode_id, name=name)
+        return await self.run(file_pb.FileCommand(remove_xattr=remove), f"removexattr {shown(name)}")
+
+
+async def all_or_first_error(*waits: asyncio.Future[FileResult]) -> list[FileResult]:
+    """Waits for every one, then raises the first error: nothing is left running behind the caller."""
+    done = await asyncio.gather(*waits, return_exceptions=True)
+    for result in done:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in done if not isinstance(result, BaseException)]
+
+
+def place(directory: bytes, name: bytes) -> file_pb.Place:
+    return file_pb.Place(directory=directory, name=name)
+
+
+def shown(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
