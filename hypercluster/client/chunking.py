@@ -1,6 +1,6 @@
 """Content to chunks: at most 64 KiB each, named by the BLAKE3-256 of their bytes (WS-14).
 
-Owns: `Piece`, `split`, and the grouping of pieces into write commands.
+Owns: `Piece` and `split`.
 Never: I/O. What is small travels inline and is not a chunk here.
 Chunks are cut at fixed offsets: files of a source tree are mostly smaller than one chunk, and the spec asks for
 shared storage of equal content at equal offsets, not for content-defined cuts.
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
+from hypercluster.errors import check
 from hypercluster.limits import CHUNK_BYTES_MAX, INLINE_BYTES_MAX, WRITE_BYTES_MAX, WRITE_EXTENTS_MAX
 from hypercluster.values import ChunkHash
 
-PIECES_PER_WRITE = min(WRITE_EXTENTS_MAX, WRITE_BYTES_MAX // CHUNK_BYTES_MAX)
+check(WRITE_BYTES_MAX <= WRITE_EXTENTS_MAX * CHUNK_BYTES_MAX, "whole chunks fill a write before its pieces run out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,3 @@ def split(content: bytes | memoryview, offset: int = 0) -> Iterator[Piece]:
     for start in range(0, len(view), CHUNK_BYTES_MAX):
         part = bytes(view[start : start + CHUNK_BYTES_MAX])
         yield Piece(offset + start, hash_of(part), part)
-
-
-def by_write(pieces: list[Piece]) -> Iterator[list[Piece]]:
-    """Groups that fit one write command each."""
-    for start in range(0, len(pieces), PIECES_PER_WRITE):
-        yield pieces[start : start + PIECES_PER_WRITE]

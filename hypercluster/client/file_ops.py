@@ -10,14 +10,15 @@ Commands given one after the other to one lane are judged in that order, so a ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hypercluster.client.answers import raise_unless_ok
-from hypercluster.client.chunking import Piece, by_write, is_inline, split
+from hypercluster.client.chunking import Piece, is_inline, split
 from hypercluster.client.content import ChunkDoor
 from hypercluster.errors import OutcomeUnknownError
+from hypercluster.limits import WRITE_BYTES_MAX
 from hypercluster.pb.v1 import command_pb2 as command_pb
 from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
 
@@ -150,32 +151,31 @@ class FileOps:
         base_index: int | None,
         lane: int | None = None,
     ) -> FileResult:
-        if is_inline(content):
-            write = file_pb.Write(inode_id=inode_id, offset=offset, append=append, inline=content)
-            return await self.run(file_pb.FileCommand(write=write), "write", base_index=base_index, lane=lane)
         first: FileResult | None = None
-        groups = list(by_write(list(split(content, offset))))
-        if base_index is not None:
-            first = await self._write_group(inode_id, groups.pop(0), append, base_index, lane)
-        # Chunk uploads of all groups overlap; the commands keep their order because each starts when its own are in.
-        for group in groups:
-            done = await self._write_group(inode_id, group, append, None, lane)
-            first = first or done
+        for start in range(0, max(1, len(content)), WRITE_BYTES_MAX):
+            block = content[start : start + WRITE_BYTES_MAX]
+            command, pieces = await self.prepare_write(inode_id, block, offset + start, append=append)
+            done = await self.run(command, "write", base_index=base_index, pieces=pieces, lane=lane)
+            first, base_index = first or done, None
         assert first is not None
         return first
 
-    async def _write_group(
-        self, inode_id: bytes, group: list[Piece], append: bool, base_index: int | None, lane: int | None
-    ) -> FileResult:
-        await self.chunks.ensure({piece.chunk_hash: piece.content for piece in group})
+    async def prepare_write(
+        self, inode_id: bytes, content: bytes, offset: int, *, append: bool = False
+    ) -> tuple[file_pb.FileCommand, list[Piece]]:
+        """The command for at most WRITE_BYTES_MAX of content, once the cluster has its chunks."""
+        if is_inline(content):
+            write = file_pb.Write(inode_id=inode_id, offset=offset, append=append, inline=content)
+            return file_pb.FileCommand(write=write), []
+        pieces = list(split(content, offset))
+        await self.chunks.ensure({piece.chunk_hash: piece.content for piece in pieces})
         write = file_pb.Write(
             inode_id=inode_id,
-            offset=group[0].offset,
+            offset=offset,
             append=append,
-            pieces=[file_pb.ChunkPiece(hash=p.chunk_hash, chunk_offset=0, length=len(p.content)) for p in group],
+            pieces=[file_pb.ChunkPiece(hash=p.chunk_hash, chunk_offset=0, length=len(p.content)) for p in pieces],
         )
-        command = file_pb.FileCommand(write=write)
-        return await self.run(command, "write", base_index=base_index, pieces=group, lane=lane)
+        return file_pb.FileCommand(write=write), pieces
 
     async def truncate(
         self, inode_id: bytes, size: int, *, base_index: int | None = None, lane: int | None = None
@@ -218,13 +218,18 @@ class FileOps:
         return await self.run(file_pb.FileCommand(remove_xattr=remove), f"removexattr {shown(name)}")
 
 
-async def all_or_first_error(*waits: asyncio.Future[FileResult]) -> list[FileResult]:
+async def all_or_first_error(waits: Iterable[Awaitable[FileResult]]) -> list[FileResult]:
     """Waits for every one, then raises the first error: nothing is left running behind the caller."""
-    done = await asyncio.gather(*waits, return_exceptions=True)
-    for result in done:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in done if not isinstance(result, BaseException)]
+    results: list[FileResult] = []
+    first: BaseException | None = None
+    for done in await asyncio.gather(*waits, return_exceptions=True):
+        if isinstance(done, BaseException):
+            first = first or done
+        else:
+            results.append(done)
+    if first is not None:
+        raise first
+    return results
 
 
 def place(directory: bytes, name: bytes) -> file_pb.Place:

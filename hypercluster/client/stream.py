@@ -44,6 +44,7 @@ class LanePort:
         self.futures: dict[int, asyncio.Future[Settled]] = {}
         self.content: dict[int, tuple[Mapping[bytes, bytes], ChunkUpload]] = {}
         self.room = asyncio.Event()
+        self._turn = asyncio.Lock()  # fair: who waits first for room, is first in the lane
 
     async def submit(
         self,
@@ -54,9 +55,20 @@ class LanePort:
         upload: ChunkUpload | None = None,
     ) -> Settled:
         """Waits for room in the window, then for the outcome. Cancelling the wait does not recall the command."""
-        while not self.lane.has_room:
-            self.room.clear()
-            await self.room.wait()
+        async with self._turn:
+            while not self.lane.has_room:
+                self.room.clear()
+                await self.room.wait()
+            future = self._take(command, workspace_id, chunks, upload)
+        return await future
+
+    def _take(
+        self,
+        command: bytes,
+        workspace_id: bytes,
+        chunks: Mapping[bytes, bytes] | None,
+        upload: ChunkUpload | None,
+    ) -> asyncio.Future[Settled]:
         self._stream.check_open()
         ticket = self.lane.submit(time.monotonic_ns(), command, workspace_id, self._stream.origin)
         future: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
@@ -64,7 +76,7 @@ class LanePort:
         if chunks and upload is not None:
             self.content[ticket] = (chunks, upload)
         self._stream.wake()
-        return await future
+        return future
 
     def settle(self, settled: Settled) -> None:
         self.content.pop(settled.ticket, None)
