@@ -22,7 +22,7 @@ import google_crc32c
 from hypercluster.values import NO_INDEX, NO_TERM, Index, NodeId, Term
 
 FORMAT_VERSION: Final = 1
-ALIGN_BYTES: Final = 8
+SECTOR_BYTES: Final = 512  # groups begin on one, so that writing a group never rewrites a durable sector
 
 SEGMENT_MAGIC: Final = b"HCWALSEG"
 SEGMENT_HEADER_BYTES: Final = 512
@@ -107,8 +107,9 @@ class Record:
         return NodeId(self.payload.decode()) if self.flags & FLAG_VOTED else None
 
 
-def aligned(size_bytes: int) -> int:
-    return -(-size_bytes // ALIGN_BYTES) * ALIGN_BYTES
+def group_bytes(body_bytes: int) -> int:
+    """What a group takes on disk: header, records, zeros up to the next sector."""
+    return -(-(GROUP_HEADER_BYTES + body_bytes) // SECTOR_BYTES) * SECTOR_BYTES
 
 
 def record(
@@ -160,7 +161,7 @@ def encode_group(
     previous: int,
 ) -> tuple[int, bytes]:
     """(the header's CRC, header + body + padding). `seed` is the CRC of the segment header."""
-    body += bytes(aligned(len(body)) - len(body))
+    body += bytes(group_bytes(len(body)) - GROUP_HEADER_BYTES - len(body))
     body_crc = google_crc32c.value(body)
     fields = (len(body), body_crc, number, offset, durable_offset, durable_index, record_count, previous)
     packed = _GROUP.pack(GROUP_MAGIC, 0, *fields)

@@ -14,10 +14,10 @@ from hypercluster.errors import DiskFailedError, DiskFullError, TooLargeError, c
 from hypercluster.limits import ENTRY_BYTES_MAX, WAL_RESERVE_BYTES, WAL_SEGMENT_BYTES, WAL_TAIL_CACHE_BYTES
 from hypercluster.storage.disk import Disk
 from hypercluster.storage.wal.format import (
-    GROUP_HEADER_BYTES,
     RECORD_HEADER_BYTES,
     Record,
     RecordKind,
+    group_bytes,
     hard_state_record,
     record,
 )
@@ -29,7 +29,7 @@ from hypercluster.storage.wal.types import HardState, LogEntry, OpenReport, Sync
 from hypercluster.storage.wal.writer import STEP_BYTES, SegmentWriter, record_bytes_max
 from hypercluster.values import Index, Term
 
-_GROUP_OVERHEAD_BYTES = GROUP_HEADER_BYTES + 8
+_GROUP_OVERHEAD_BYTES = group_bytes(0)
 VOTED_FOR_BYTES_MAX = 255
 _ENTRY = RecordKind.ENTRY
 

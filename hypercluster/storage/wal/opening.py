@@ -13,7 +13,7 @@ from hypercluster.errors import DamagedError, DiskFailedError, DiskFullError, ch
 from hypercluster.limits import KIB
 from hypercluster.storage.disk import Disk
 from hypercluster.storage.wal.pool import POOL_PREFIX, POOL_SUFFIX, SegmentPool, is_full
-from hypercluster.storage.wal.replay import Replayed, mend, replay, segment_numbers, torn_words
+from hypercluster.storage.wal.replay import Replayed, mend, replay, segment_numbers, torn_words, way_out
 from hypercluster.storage.wal.scan import SEGMENT_BYTES_MAX
 from hypercluster.storage.wal.state import LogState
 from hypercluster.storage.wal.writer import SegmentWriter
@@ -57,10 +57,7 @@ def open_directory(disk: Disk, directory: str, segment_bytes: int, reserve_bytes
 def _create(disk: Disk, directory: str, names: list[str], segment_bytes: int, reserve: int) -> Opened:
     if any(name.endswith(POOL_SUFFIX) and name != _FIRST_POOL_FILE for name in names):
         # The reserve is made after the first segment: it does not stand alone unless segments were removed.
-        raise DamagedError(
-            f"{directory} holds the reserve of a log, and none of its segments. Re-seed this node: move its data "
-            "directory away and let it join again as a learner with `hypercluster join`."
-        )
+        raise DamagedError(f"{directory} holds the reserve of a log, and none of its segments. {way_out(directory)}")
     pool = SegmentPool(disk, directory, segment_bytes, 0)
     pool.adopt(names)
     state = LogState()

@@ -43,9 +43,14 @@ def segment_numbers(names: list[str]) -> list[int]:
 
 def damaged(directory: str, number: int, offset: int, what: str) -> DamagedError:
     return DamagedError(
-        f"{directory}/{segment_name(number)} is damaged at offset {offset}: {what}. Nothing was changed. "
-        f"Look with `hypercluster wal inspect {directory}`; then re-seed this node: move its data directory away and "
-        "let it join again as a learner with `hypercluster join`."
+        f"{directory}/{segment_name(number)} is damaged at offset {offset}: {what}. {way_out(directory)}"
+    )
+
+
+def way_out(directory: str) -> str:
+    return (
+        f"Nothing was changed. Look with `hypercluster wal inspect {directory}`; then re-seed this node: move its data "
+        "directory away and let it join again as a learner with `hypercluster join` (CL-15)."
     )
 
 

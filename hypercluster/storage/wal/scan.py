@@ -19,9 +19,9 @@ from typing import Final
 from hypercluster.limits import MIB
 from hypercluster.storage.disk import Disk
 from hypercluster.storage.wal.format import (
-    ALIGN_BYTES,
     GROUP_HEADER_BYTES,
     GROUP_MAGIC,
+    SECTOR_BYTES,
     SEGMENT_HEADER_BYTES,
     FormatError,
     GroupHeader,
@@ -117,7 +117,7 @@ def _records(group: GroupHeader, content: bytes) -> list[Record]:
         one = decode_record(content, at, group.end)
         records.append(one)
         at += one.size_bytes
-    if content[at : group.end].strip(b"\0") or group.end - at >= ALIGN_BYTES:
+    if content[at : group.end].strip(b"\0") or group.end - at >= SECTOR_BYTES:
         raise FormatError("a group holds bytes behind its last record")
     return records
 
@@ -148,7 +148,7 @@ def witness(content: bytes, seed: int, offset: int) -> int | None:
     """The offset of a group header behind `offset` which says that `offset` was already synced."""
     at = content.find(GROUP_MAGIC, offset + 1)
     while at >= 0:
-        if at % ALIGN_BYTES == 0:
+        if at % SECTOR_BYTES == 0:
             try:
                 if decode_group_header(seed, content, at).durable_offset > offset:
                     return at

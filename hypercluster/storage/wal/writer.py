@@ -26,9 +26,9 @@ from hypercluster.storage.wal.format import (
     Record,
     RecordKind,
     SegmentHeader,
-    aligned,
     encode_group,
     encode_segment_header,
+    group_bytes,
 )
 from hypercluster.storage.wal.pool import HEAD_BYTES, SegmentPool
 from hypercluster.storage.wal.state import Location, LogState
@@ -45,7 +45,7 @@ def segment_name(number: int) -> str:
 
 def record_bytes_max(segment_bytes: int) -> int:
     """The largest record that fits an empty segment behind its head."""
-    return segment_bytes - HEAD_BYTES - GROUP_HEADER_BYTES
+    return segment_bytes - HEAD_BYTES - group_bytes(0)
 
 
 @dataclass(slots=True)
@@ -139,7 +139,7 @@ class SegmentWriter:
         return locations
 
     def _fits(self, group: _Group, size_bytes: int) -> bool:
-        need = GROUP_HEADER_BYTES + aligned(group.bytes_total + size_bytes)
+        need = group_bytes(group.bytes_total + size_bytes)
         return self.position.offset + need <= self.position.capacity_bytes
 
     def _flush(self, group: _Group, durable_index: Index) -> None:
@@ -168,7 +168,7 @@ class SegmentWriter:
 
     def mark(self, durable_index: Index) -> None:
         """A group without records: states that everything before it is durable."""
-        if self.free_bytes >= GROUP_HEADER_BYTES:
+        if self.free_bytes >= group_bytes(0):
             self._flush(_Group(), durable_index)
             self._sync()
 
@@ -184,7 +184,7 @@ class SegmentWriter:
         capacity = file.size()
         head = self._state.head_records()
         body = b"".join(part for change in head for part in (change.head, change.payload))
-        head_end = SEGMENT_HEADER_BYTES + GROUP_HEADER_BYTES + aligned(len(body))
+        head_end = SEGMENT_HEADER_BYTES + group_bytes(len(body))
         check(head_end <= HEAD_BYTES, "the head of a segment must stay within its bounds")
         number = old.number + 1
         seed, header = encode_segment_header(
