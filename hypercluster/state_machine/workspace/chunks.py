@@ -1,0 +1,171 @@
+"""Which chunks a workspace and its organisation have, and who may refer to them (WS-14, WS-29, WS-32, WS-33).
+
+Owns: the records of Family.CHUNKS, their counts, and the verdict "this chunk is present for this sender".
+Records: per (workspace, chunk) how many extents refer to it, its length and the stamp it was last sent or written at
+(a chunk without references stays for 60 s after it, and then until collected); per (workspace, chunk, sender) that
+the sender has sent it; per (organisation, chunk) how many workspaces have it, as its bytes are stored once.
+Invariants: a chunk is present for a sender only if an extent of the same workspace refers to it or this sender has sent
+it: to know a hash gives neither its content nor the fact that it exists elsewhere. Nothing is removed here: a logged
+collection does that, from these counts.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from hypercluster.errors import check
+from hypercluster.state_machine.overlay import Overlay
+from hypercluster.state_machine.store import Family, Reader
+from hypercluster.state_machine.workspace.records import Header
+
+HASH_BYTES: Final = 32
+
+_OF_WORKSPACE: Final = b"w"
+_OF_SENDER: Final = b"s"
+_OF_ORGANISATION: Final = b"o"
+_ACCOUNT: Final = b"q"
+
+_PRESENCE: Final = Struct(">QIQ")
+_ORGANISATION_CHUNK: Final = Struct(">QI")
+_ORGANISATION: Final = Struct(">QQQQQ")
+_STAMP: Final = Struct(">Q")
+
+
+class Presence(NamedTuple):
+    """A chunk of a workspace. `touched_ns`: when it was last sent or written."""
+
+    references: int
+    length: int
+    touched_ns: int
+
+
+class Account(NamedTuple):
+    """What an organisation holds, over all its workspaces, and what it may hold (0: no quota)."""
+
+    chunk_count: int = 0
+    chunk_bytes: int = 0
+    inode_count: int = 0
+    quota_bytes: int = 0
+    quota_nodes: int = 0
+
+
+def presence_key(workspace_id: bytes, chunk_hash: bytes) -> bytes:
+    return _OF_WORKSPACE + workspace_id + chunk_hash
+
+
+def organisation_id(org: str) -> bytes:
+    return blake3(org.encode()).digest()[:16]
+
+
+def sender_id(worker: str, principal: str) -> bytes:
+    """Who sent a chunk: the worker that vouches, or the principal where there is none (D-19)."""
+    text = b"w" + worker.encode() if worker else b"p" + principal.encode()
+    return blake3(text).digest()[:16]
+
+
+def read_presence(reader: Reader, workspace_id: bytes, chunk_hash: bytes) -> Presence | None:
+    record = reader.get(Family.CHUNKS, _OF_WORKSPACE + workspace_id + chunk_hash)
+    return None if record is None else Presence._make(_PRESENCE.unpack(record))
+
+
+def read_account(reader: Reader, org: str) -> Account:
+    record = reader.get(Family.CHUNKS, _ACCOUNT + organisation_id(org))
+    return Account() if record is None else Account._make(_ORGANISATION.unpack(record))
+
+
+def account_change(org: str, account: Account) -> tuple[bytes, bytes]:
+    """Key and record of an organisation's account in Family.CHUNKS."""
+    return _ACCOUNT + organisation_id(org), _ORGANISATION.pack(*account)
+
+
+def read_workspaces_with(reader: Reader, org: str, chunk_hash: bytes) -> int:
+    """In how many workspaces of the organisation the chunk is present."""
+    record = reader.get(Family.CHUNKS, _OF_ORGANISATION + organisation_id(org) + chunk_hash)
+    return 0 if record is None else int(_ORGANISATION_CHUNK.unpack(record)[0])
+
+
+def visible_presence(reader: Reader, workspace_id: bytes, chunk_hash: bytes, sender: bytes) -> Presence | None:
+    """The chunk as far as `sender` may know of it (WS-14)."""
+    presence = read_presence(reader, workspace_id, chunk_hash)
+    if presence is None or presence.references > 0:
+        return presence
+    sent = reader.get(Family.CHUNKS, _OF_SENDER + workspace_id + chunk_hash + sender)
+    return None if sent is None else presence
+
+
+class ChunkLedger:
+    """Chunk records of one workspace, changed through the overlay; counts are kept in its header."""
+
+    __slots__ = ("_account", "_account_changed", "_header", "_organisation", "_overlay")
+
+    def __init__(self, overlay: Overlay, header: Header) -> None:
+        self._overlay = overlay
+        self._header = header
+        self._organisation = organisation_id(header.org)
+
+    def add(self, chunk_hash: bytes, length: int, stamp_ns: int, sender: bytes | None) -> bool:
+        """Makes a chunk present; `sender` is remembered unless an extent will refer to it at once. True if new."""
+        overlay, header = self._overlay, self._header
+        presence = read_presence(overlay, header.workspace_id, chunk_hash)
+        if sender is not None:
+            key = _OF_SENDER + header.workspace_id + chunk_hash + sender
+            overlay.put(Family.CHUNKS, key, _STAMP.pack(stamp_ns))
+        references = presence.references if presence else 0
+        key = presence_key(header.workspace_id, chunk_hash)
+        overlay.put(Family.CHUNKS, key, _PRESENCE.pack(references, length, stamp_ns))
+        if presence is not None:
+            return False
+        header.chunk_count += 1
+        header.chunk_bytes += length
+        key = _OF_ORGANISATION + self._organisation + chunk_hash
+        record = overlay.get(Family.CHUNKS, key)
+        workspaces = _ORGANISATION_CHUNK.unpack(record)[0] if record else 0
+        overlay.put(Family.CHUNKS, key, _ORGANISATION_CHUNK.pack(workspaces + 1, length))
+        if not workspaces:
+            self._charge(1, length, 0)
+        return True
+
+    def has(self, chunk_hash: bytes) -> bool:
+        return self._overlay.get(Family.CHUNKS, _OF_WORKSPACE + self._header.workspace_id + chunk_hash) is not None
+
+    def refer(self, chunk_hash: bytes, change: int, stamp_ns: int) -> None:
+        """Counts references made or ended. A chunk that loses its last one stays present until collected."""
+        presence = read_presence(self._overlay, self._header.workspace_id, chunk_hash)
+        check(presence is not None and presence.references + change >= 0, "chunk references must add up")
+        if presence is not None:
+            record = _PRESENCE.pack(presence.references + change, presence.length, max(stamp_ns, presence.touched_ns))
+            self._overlay.put(Family.CHUNKS, presence_key(self._header.workspace_id, chunk_hash), record)
+
+    def charge_inodes(self, change: int) -> None:
+        if change:
+            self._charge(0, 0, change)
+
+    def exceeds(self, new_bytes: int, new_inodes: int) -> bool:
+        """Whether so much more would pass a quota of the workspace or its organisation (WS-29)."""
+        header = self._header
+        if header.quota_bytes and new_bytes and header.chunk_bytes + new_bytes > header.quota_bytes:
+            return True
+        if header.quota_nodes and new_inodes and header.inode_count + new_inodes > header.quota_nodes:
+            return True
+        account = self._read_account()
+        if account.quota_bytes and new_bytes and account.chunk_bytes + new_bytes > account.quota_bytes:
+            return True
+        return bool(account.quota_nodes and new_inodes and account.inode_count + new_inodes > account.quota_nodes)
+
+    def _read_account(self) -> Account:
+        record = self._overlay.get(Family.CHUNKS, _ACCOUNT + self._organisation)
+        return Account() if record is None else Account._make(_ORGANISATION.unpack(record))
+
+    def _charge(self, chunks: int, length: int, inodes: int) -> None:
+        was = self._read_account()
+        record = _ORGANISATION.pack(
+            was.chunk_count + chunks,
+            was.chunk_bytes + length,
+            was.inode_count + inodes,
+            was.quota_bytes,
+            was.quota_nodes,
+        )
+        self._overlay.put(Family.CHUNKS, _ACCOUNT + self._organisation, record)

@@ -1,0 +1,297 @@
+"""Content of one file: its extents in a radix tree over the file offset, hashed page by page (WS-13, WS-35).
+
+Owns: content pages (Family.TREE, kind X) and the content digest of an inode.
+Shape: the root covers [0, 16^level) with the smallest such level that holds the size. A subtree of at most
+PAGE_EXTENTS extents is one page of extents, a larger one an inner page with 16 slots. So shape and digest are
+functions of size and extents alone, and an append changes one path. A root of at most INLINE_EXTENTS extents stands
+in the inode's record.
+Bounds: an edit loads and writes the pages along the two ends of its range. What lies wholly inside is not visited: its
+page goes to the reclaim queue (reclaim.py), which later commands empty a page at a time (D-4).
+Pages are numbered by their inode and a number is never used twice, so one waiting to be reclaimed is in nobody's way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from struct import Struct
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from hypercluster.errors import check
+from hypercluster.state_machine.store import Family, Reader
+from hypercluster.state_machine.workspace.extents import EXTENT_BYTES, Extent, decode_extents, encode_extents
+from hypercluster.state_machine.workspace.records import PAGE, ZERO_HASH, Inode, body_of
+
+WIDTH: Final = 16
+PAGE_EXTENTS: Final = 64
+INLINE_EXTENTS: Final = 8
+
+_EXTENTS_PREFIX: Final = b"\x11"
+_INNER_PREFIX: Final = b"\x12"
+_INNER_HEAD: Final = Struct(">BQ")
+_SLOT: Final = Struct(">QQQ32s")
+_INNER_BYTES: Final = _INNER_HEAD.size + WIDTH * _SLOT.size
+_PAGE_NUMBER: Final = Struct(">Q")
+
+
+class Slot(NamedTuple):
+    """A subtree: its page, extents, mapped bytes and digest. Page 0 with extents is the one in the inode."""
+
+    page: int
+    extent_count: int
+    mapped: int
+    digest: bytes
+
+
+EMPTY: Final = Slot(0, 0, 0, ZERO_HASH)
+
+
+class Dropped(NamedTuple):
+    """A page nothing refers to any more, whose chunks and children are still to be released."""
+
+    page: int
+    extent_count: int
+
+
+def level_of(size: int) -> int:
+    """The smallest level whose root covers `size` bytes."""
+    return ((size - 1).bit_length() + 3) // 4 if size > 1 else 0
+
+
+def extents_digest(record: bytes) -> bytes:
+    return blake3(_EXTENTS_PREFIX + record).digest() if record else ZERO_HASH
+
+
+def inner_digest(level: int, count: int, hashes: bytes) -> bytes:
+    return blake3(_INNER_PREFIX + _INNER_HEAD.pack(level, count) + hashes).digest()
+
+
+def page_key(workspace_id: bytes, inode_id: bytes, page: int) -> bytes:
+    return workspace_id + PAGE + inode_id + _PAGE_NUMBER.pack(page)
+
+
+def encode_inner(level: int, count: int, slots: list[Slot]) -> bytes:
+    return _INNER_HEAD.pack(level, count) + b"".join([_SLOT.pack(*slot) for slot in slots])
+
+
+def decode_inner(record: bytes) -> list[Slot]:
+    check(len(record) == _INNER_BYTES, "an inner content page has another size")
+    return [Slot._make(fields) for fields in _SLOT.iter_unpack(record[_INNER_HEAD.size :])]
+
+
+class ContentReader:
+    """Reads the extents of one inode through any reader; every step costs the pages of one path."""
+
+    __slots__ = ("_key", "_pages", "_reader", "inode")
+
+    def __init__(self, reader: Reader, workspace_id: bytes, inode: Inode) -> None:
+        self._reader = reader
+        self._key = page_key(workspace_id, inode.inode_id, 0)[: -_PAGE_NUMBER.size]
+        self._pages: dict[int, bytes | None] = {}  # written by an edit and not yet stored; None: gone
+        self.inode = inode
+
+    def root(self) -> Slot:
+        inode = self.inode
+        return Slot(inode.root_page, inode.extent_count, inode.mapped_bytes, inode.content_digest)
+
+    def record(self, page: int) -> bytes:
+        if page == 0:
+            return self.inode.extents
+        if page in self._pages:
+            found = self._pages[page]
+        else:
+            found = self._reader.get(Family.TREE, self._key + _PAGE_NUMBER.pack(page))
+            check(found is not None, "a content page is missing")
+            return body_of(found or b"")
+        check(found is not None, "a content page is used after it was deleted")
+        return found or b""
+
+    def extents(self, from_offset: int = 0) -> Iterator[Extent]:
+        """In order, from the first that ends above `from_offset`."""
+        below = self.floor(from_offset)
+        start = from_offset if below is None or below.end <= from_offset else below.offset
+        yield from self._forward(self.root(), level_of(self.inode.size), 0, start)
+
+    def _forward(self, slot: Slot, level: int, base: int, start: int) -> Iterator[Extent]:
+        if slot.extent_count == 0:
+            return
+        if slot.extent_count <= PAGE_EXTENTS:
+            yield from (extent for extent in decode_extents(self.record(slot.page)) if extent.offset >= start)
+            return
+        span = 1 << (4 * (level - 1))
+        slots = decode_inner(self.record(slot.page))
+        for digit in range(max(0, (start - base) // span), WIDTH):
+            yield from self._forward(slots[digit], level - 1, base + digit * span, start)
+
+    def backwards(self) -> Iterator[Extent]:
+        """From the last extent to the first."""
+        yield from self._backward(self.root(), level_of(self.inode.size), 0, 1 << 64)
+
+    def _backward(self, slot: Slot, level: int, base: int, top: int) -> Iterator[Extent]:
+        """Extents that begin at or below `top`."""
+        if slot.extent_count == 0:
+            return
+        if slot.extent_count <= PAGE_EXTENTS:
+            yield from (extent for extent in reversed(decode_extents(self.record(slot.page))) if extent.offset <= top)
+            return
+        span = 1 << (4 * (level - 1))
+        slots = decode_inner(self.record(slot.page))
+        for digit in range(min(WIDTH - 1, (top - base) // span), -1, -1):
+            yield from self._backward(slots[digit], level - 1, base + digit * span, top)
+
+    def floor(self, offset: int) -> Extent | None:
+        """The last extent that begins at or below `offset`."""
+        return next(self._backward(self.root(), level_of(self.inode.size), 0, offset), None)
+
+
+class ContentEdit(ContentReader):
+    """Changes the extents of one inode; pages are kept until `take_pages`."""
+
+    __slots__ = ("_chunk_delta", "dropped")
+
+    def __init__(
+        self, reader: Reader, workspace_id: bytes, inode: Inode, chunk_delta: Callable[[bytes, int], None]
+    ) -> None:
+        super().__init__(reader, workspace_id, inode)
+        self._chunk_delta = chunk_delta  # told of every reference made (+1) or ended (-1)
+        self.dropped: list[Dropped] = []
+
+    def replace(self, low: int, high: int, new: list[Extent]) -> None:
+        """Removes the extents that begin in [low, high) and puts `new`, which begin there, in their place."""
+        inode = self.inode
+        root = self.root()
+        if root.extent_count <= INLINE_EXTENTS and len(new) <= INLINE_EXTENTS:
+            old = decode_extents(inode.extents)
+            kept = [extent for extent in old if extent[0] < low]
+            rest = [extent for extent in old if extent[0] >= high]
+            if len(kept) + len(new) + len(rest) <= INLINE_EXTENTS:
+                # The common file: its few extents never leave the inode's record.
+                self._count(old[len(kept) : len(old) - len(rest)], -1)
+                self._count(new, 1)
+                extents = [*kept, *new, *rest]
+                inode.extents = record = encode_extents(extents)
+                inode.extent_count = len(extents)
+                inode.mapped_bytes = sum([extent[1] for extent in extents])
+                inode.content_digest = extents_digest(record)
+                return
+        self._set_root(self._edit(root, level_of(inode.size), 0, low, high, new))
+
+    def resize(self, size: int) -> None:
+        """Sets the size. Extents must end at or below it: a shrinking file is cut first."""
+        inode = self.inode
+        old, new = level_of(inode.size), level_of(size)
+        inode.size = size
+        if inode.extent_count <= PAGE_EXTENTS:
+            return  # a page of extents covers whatever its root covers
+        root = self.root()
+        for level in range(old + 1, new + 1):
+            root = self._inner(0, level, [root, *[EMPTY] * (WIDTH - 1)])
+        for _ in range(new, old):
+            slots = decode_inner(self.record(root.page))
+            check(slots[0].extent_count == root.extent_count, "a file was shortened below its extents")
+            self._pages[root.page] = None
+            root = slots[0]
+        self._set_root(root)
+
+    def take_pages(self) -> list[tuple[bytes, bytes | None]]:
+        """Keys and records to store (None: delete), in the order they were first written."""
+        taken = [(self._key + _PAGE_NUMBER.pack(page), record) for page, record in self._pages.items()]
+        self._pages = {}
+        return taken
+
+    def _set_root(self, root: Slot) -> None:
+        inode = self.inode
+        if 0 < root.extent_count <= INLINE_EXTENTS:
+            if root.page:
+                inode.extents = self.record(root.page)
+                self._pages[root.page] = None
+                root = root._replace(page=0)
+        else:
+            inode.extents = b""
+        inode.root_page, inode.extent_count, inode.mapped_bytes, inode.content_digest = root
+
+    def _edit(self, slot: Slot, level: int, base: int, low: int, high: int, new: list[Extent]) -> Slot:
+        if slot.extent_count <= PAGE_EXTENTS:
+            old = decode_extents(self.record(slot.page)) if slot.extent_count else []
+            kept = [extent for extent in old if extent.offset < low]
+            rest = [extent for extent in old if extent.offset >= high]
+            self._count(old[len(kept) : len(old) - len(rest)], -1)
+            self._count(new, 1)
+            return self._build(slot.page, level, base, [*kept, *new, *rest])
+        span = 1 << (4 * (level - 1))
+        slots = decode_inner(self.record(slot.page))
+        for digit in range(max(0, (low - base) // span), min(WIDTH - 1, (high - 1 - base) // span) + 1):
+            start = base + digit * span
+            kid = slots[digit]
+            mine = [extent for extent in new if start <= extent.offset < start + span]
+            if low <= start and start + span <= high and kid.extent_count:
+                self.dropped.append(Dropped(kid.page, kid.extent_count))
+                kid = EMPTY
+            if kid.extent_count or mine:
+                slots[digit] = self._edit(kid, level - 1, start, low, high, mine)
+            else:
+                slots[digit] = EMPTY
+        count = sum(kid.extent_count for kid in slots)
+        if count > PAGE_EXTENTS:
+            return self._inner(slot.page, level, slots)
+        gathered: list[Extent] = []
+        for kid in slots:
+            if kid.extent_count:
+                gathered += decode_extents(self.record(kid.page))
+                self._pages[kid.page] = None
+        return self._build(slot.page, level, base, gathered)
+
+    def _build(self, page: int, level: int, base: int, extents: list[Extent]) -> Slot:
+        """The subtree of these extents, in `page` if it is not 0."""
+        if not extents:
+            if page:
+                self._pages[page] = None
+            return EMPTY
+        if len(extents) <= PAGE_EXTENTS:
+            record = encode_extents(extents)
+            page = page or self._fresh_page()
+            self._pages[page] = record
+            return Slot(page, len(extents), sum([extent[1] for extent in extents]), extents_digest(record))
+        span = 1 << (4 * (level - 1))
+        slots = [EMPTY] * WIDTH
+        first = 0
+        while first < len(extents):
+            digit = (extents[first].offset - base) // span
+            end = first + 1
+            while end < len(extents) and (extents[end].offset - base) // span == digit:
+                end += 1
+            slots[digit] = self._build(0, level - 1, base + digit * span, extents[first:end])
+            first = end
+        return self._inner(page, level, slots)
+
+    def _inner(self, page: int, level: int, slots: list[Slot]) -> Slot:
+        count = sum([slot[1] for slot in slots])
+        page = page or self._fresh_page()
+        self._pages[page] = encode_inner(level, count, slots)
+        digest = inner_digest(level, count, b"".join([slot[3] for slot in slots]))
+        return Slot(page, count, sum([slot[2] for slot in slots]), digest)
+
+    def _fresh_page(self) -> int:
+        page = self.inode.next_page
+        self.inode.next_page = page + 1
+        return page
+
+    def _count(self, extents: list[Extent], change: int) -> None:
+        for extent in extents:
+            self._chunk_delta(extent.chunk_hash, change)
+
+
+def is_inner(count: int) -> bool:
+    """Whether a subtree of so many extents has an inner page at its top."""
+    return count > PAGE_EXTENTS
+
+
+def page_children(record: bytes) -> list[Dropped]:
+    """The pages an inner page refers to."""
+    return [Dropped(slot.page, slot.extent_count) for slot in decode_inner(record) if slot.extent_count]
+
+
+def page_extents(record: bytes) -> list[Extent]:
+    check(len(record) % EXTENT_BYTES == 0, "a page of extents has a partial record")
+    return decode_extents(record)

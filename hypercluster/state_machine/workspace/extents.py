@@ -1,0 +1,71 @@
+"""Extents of a file: {offset, length, chunk_hash, chunk_offset} (WS-13).
+
+Owns: their record, and the arithmetic of replacing a range: cutting, keeping remainders, merging neighbours.
+Invariants: a list of extents is sorted by offset and does not overlap; two neighbours that continue each other in the
+file and in one chunk are one extent; what no extent covers reads as zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from struct import Struct
+from typing import Final, NamedTuple
+
+_EXTENT: Final = Struct(">QII32s")
+EXTENT_BYTES: Final = _EXTENT.size
+
+
+class Extent(NamedTuple):
+    """`length` bytes of the file from `offset` are those of the chunk from `chunk_offset`."""
+
+    offset: int
+    length: int
+    chunk_offset: int
+    chunk_hash: bytes
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+
+def encode_extents(extents: Iterable[Extent]) -> bytes:
+    return b"".join([_EXTENT.pack(*extent) for extent in extents])
+
+
+def decode_extents(record: bytes) -> list[Extent]:
+    return [Extent._make(fields) for fields in _EXTENT.iter_unpack(record)]
+
+
+def continues(left: Extent, right: Extent) -> bool:
+    """Whether `right` is the very next piece of the same chunk."""
+    return (
+        left.offset + left.length == right.offset
+        and left.chunk_hash == right.chunk_hash
+        and left.chunk_offset + left.length == right.chunk_offset
+    )
+
+
+def merged(extents: Iterable[Extent]) -> Iterator[Extent]:
+    """The same content with neighbours that continue each other made one."""
+    last: Extent | None = None
+    for extent in extents:
+        if last is None:
+            last = extent
+        elif continues(last, extent):
+            last = last._replace(length=last.length + extent.length)
+        else:
+            yield last
+            last = extent
+    if last is not None:
+        yield last
+
+
+def before(extent: Extent, at: int) -> Extent:
+    """The part of the extent that lies below file offset `at`."""
+    return extent._replace(length=at - extent.offset)
+
+
+def after(extent: Extent, at: int) -> Extent:
+    """The part of the extent that lies at or above file offset `at`."""
+    cut = at - extent.offset
+    return Extent(at, extent.length - cut, extent.chunk_offset + cut, extent.chunk_hash)

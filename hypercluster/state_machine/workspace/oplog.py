@@ -1,0 +1,141 @@
+"""The op log of a workspace: one LogRecord per accepted operation, one LogBatch per entry (WS-36, WS-51).
+
+Owns: the records of Family.OPLOG that begin with `W`: "W" workspace first_log_index -> LogBatch. They are written here
+in protobuf's wire format field by field, in order, so that their bytes are ours and frozen, and the command inside
+stays the bytes the client sent (D-12).
+Invariants: the records of a workspace cover its log_index without gap or overlap from the first one kept; a record is
+never changed, only removed as a whole when the log is trimmed, TRIM_KEYS_MAX a command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from hypercluster.limits import COMMAND_KEYS_MAX
+from hypercluster.state_machine.context import Effects, OpContext
+from hypercluster.state_machine.keys import number
+from hypercluster.state_machine.outcome import FileOutcome
+from hypercluster.state_machine.overlay import Overlay
+from hypercluster.state_machine.store import Family, Reader
+from hypercluster.state_machine.workspace.records import prefix_end
+from hypercluster.state_machine.workspace.state import flush_workspaces
+
+TRIM_KEYS_MAX: Final = COMMAND_KEYS_MAX
+
+_WORKSPACE: Final = b"W"
+_FIXED64: Final = Struct("<Q")
+
+_VARINTS: Final = [bytes((value,)) for value in range(128)]
+
+
+def _varint(value: int) -> bytes:
+    if value < 128:
+        return _VARINTS[value]
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def encode_log_record(ctx: OpContext, outcome: FileOutcome) -> bytes:
+    """LogRecord in the order of its field numbers; empty and zero fields are left out, as protobuf does."""
+    op_id = blake3(ctx.id_seed + ctx.ordinal.to_bytes(4, "big") + b"op").digest()[:16]
+    parts = [
+        b"\x08",
+        _varint(outcome.log_index),
+        b"\x12\x10",
+        op_id,
+        b"\x19",
+        _FIXED64.pack(outcome.stamp_ns),
+        b"\x22",
+        _varint(len(ctx.client_id)),
+        ctx.client_id,
+        b"\x28",
+        _varint(ctx.seq),
+    ]
+    if ctx.worker:
+        worker = ctx.worker.encode()
+        parts += (b"\x32", _varint(len(worker)), worker)
+    if ctx.origin:
+        parts += (b"\x3a", _varint(len(ctx.origin)), ctx.origin)
+    parts += (b"\x42", _varint(len(ctx.command)), ctx.command, b"\x4a\x20", outcome.root)
+    if outcome.inode_id:
+        parts += (b"\x52\x10", outcome.inode_id, b"\x59", _FIXED64.pack(outcome.inode_no))
+    if outcome.applied_offset:
+        parts += (b"\x60", _varint(outcome.applied_offset))
+    parts += (b"\x68", _varint(ctx.index))
+    return b"".join(parts)
+
+
+def encode_log_batch(records: list[bytes]) -> bytes:
+    parts: list[bytes] = []
+    for record in records:
+        parts += (b"\x0a", _varint(len(record)), record)
+    return b"".join(parts)
+
+
+def log_key(workspace_id: bytes, first_log_index: int) -> bytes:
+    return _WORKSPACE + workspace_id + number(first_log_index)
+
+
+def flush_log(overlay: Overlay, effects: Effects) -> dict[bytes, bytes]:
+    """Once an entry, after its last command: writes what the workspaces keep as objects (header, Merkle records) and
+    one op log record per workspace. Answers the LogBatch of each workspace, for fan-out."""
+    workspaces = flush_workspaces(overlay)
+    batches: dict[bytes, bytes] = {}
+    for workspace_id, records in effects.log_records.items():
+        batch = batches[workspace_id] = encode_log_batch(records)
+        first = workspaces[workspace_id].header.log_index - len(records) + 1
+        overlay.put_uncached(Family.OPLOG, log_key(workspace_id, first), batch)
+    return batches
+
+
+class LogSlicePart(NamedTuple):
+    """One op log record: the batch as stored, and the log_index of its first operation."""
+
+    first_index: int
+    batch: bytes
+
+
+def scan_log(reader: Reader, workspace_id: bytes, from_index: int) -> Iterator[LogSlicePart]:
+    """Batches from the one that holds `from_index` on. Below what is kept it begins with the first kept one: compare
+    `first_index` with what was asked for."""
+    start, end = log_key(workspace_id, 0), prefix_end(_WORKSPACE + workspace_id)
+    before = reader.scan(Family.OPLOG, start, log_key(workspace_id, from_index + 1), reverse=True)
+    holding = next(iter(before), None)
+    if holding is not None:
+        start = holding[0]
+    for key, batch in reader.scan(Family.OPLOG, start, end):
+        yield LogSlicePart(int.from_bytes(key[-8:], "big"), batch)
+
+
+def log_floor(reader: Reader, workspace_id: bytes) -> int | None:
+    """The lowest log_index kept; None if the log is empty."""
+    start, end = log_key(workspace_id, 0), prefix_end(_WORKSPACE + workspace_id)
+    first = next(iter(reader.scan(Family.OPLOG, start, end)), None)
+    return None if first is None else int.from_bytes(first[0][-8:], "big")
+
+
+def trim_log(overlay: Overlay, workspace_id: bytes, below_log_index: int) -> int:
+    """Removes records that lie wholly below the index, at most TRIM_KEYS_MAX; answers how many. The last stays."""
+    start, end = log_key(workspace_id, 0), prefix_end(_WORKSPACE + workspace_id)
+    gone: list[bytes] = []
+    last: bytes | None = None
+    for key, _ in overlay.scan(Family.OPLOG, start, end):
+        # A record ends where the next one begins.
+        if int.from_bytes(key[-8:], "big") > below_log_index:
+            break
+        if last is not None:
+            gone.append(last)
+        if len(gone) == TRIM_KEYS_MAX:
+            break
+        last = key
+    for key in gone:
+        overlay.delete(Family.OPLOG, key)
+    return len(gone)
