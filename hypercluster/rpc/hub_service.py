@@ -8,7 +8,7 @@ Invariants: an answer's content stays below READ_BYTES_MAX beyond its first reco
 from __future__ import annotations
 
 from hypercluster import limits
-from hypercluster.errors import MalformedError, TooLargeError
+from hypercluster.errors import BehindError, MalformedError, TooLargeError
 from hypercluster.node.reads import Reads
 from hypercluster.pb.v1 import hub_pb2
 from hypercluster.rpc.calls import Call
@@ -18,7 +18,8 @@ from hypercluster.state_machine.store import Reader
 from hypercluster.values import Index
 
 LIST_DEFAULT = 100
-VERSIONS_MAX = 1_000
+LIST_PAGE = 16
+VERSIONS_MAX = 100
 
 
 class HubService:
@@ -55,15 +56,19 @@ class HubService:
         count_max = bounded("limit", request.limit, limits.READ_LIST_MAX, LIST_DEFAULT)
         point = await self._reads.point(wish_of(request.read), call.timeout_s)
         scope = call.caller.scope
-        found, more = queries.hub_list(self._reader, scope, request.namespace, request.prefix, request.after, count_max)
         records: list[hub_pb2.HubRecord] = []
-        size_bytes = 0
-        for key, value in found:
-            size_bytes += len(key) + len(value.payload)
-            if size_bytes > limits.READ_BYTES_MAX and records:
-                more = True
-                break
-            records.append(hub_pb2.HubRecord(key=key, found=True, payload=value.payload, version=value.version))
+        size_bytes, after, more = 0, request.after, True
+        while more and len(records) < count_max and size_bytes < limits.READ_BYTES_MAX:
+            # A few at a time, so that large values are not all read before the answer is found to be full.
+            page = min(LIST_PAGE, count_max - len(records))
+            found, more = queries.hub_list(self._reader, scope, request.namespace, request.prefix, after, page)
+            for key, value in found:
+                size_bytes += len(key) + len(value.payload)
+                if size_bytes > limits.READ_BYTES_MAX and records:
+                    more = True
+                    break
+                after = key
+                records.append(hub_pb2.HubRecord(key=key, found=True, payload=value.payload, version=value.version))
         return hub_pb2.HubListResponse(state=state_of(point), records=records, more=more)
 
     async def versions(self, request: hub_pb2.HubVersionsRequest, call: Call) -> hub_pb2.HubVersionsResponse:
@@ -71,6 +76,8 @@ class HubService:
         _check_key("key", request.key)
         count_max = bounded("limit", request.limit, VERSIONS_MAX, LIST_DEFAULT)
         point = await self._reads.point(wish_of(request.read), call.timeout_s)
+        if request.at_index > point.applied_index:
+            raise BehindError(f"at_index {request.at_index}: this node has applied {point.applied_index}")
         at_index = Index(request.at_index) if request.at_index else None
         found = queries.hub_versions(
             self._reader, call.caller.scope, request.namespace, request.key, at_index, count_max
