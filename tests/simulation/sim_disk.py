@@ -31,6 +31,7 @@ class PowerCut(BaseException):
 class _File:
     """`durable` is what the platters hold; `versions` the newer contents of each sector written since the last sync."""
 
+    path: str  # its newest name, also for those who opened it under an older one
     content: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
     versions: dict[int, list[bytes]] = field(default_factory=dict)
@@ -99,16 +100,15 @@ class Operation:
 class SimFile:
     """`File`. Dead after a crash of its disk."""
 
-    def __init__(self, disk: SimDisk, path: str, node: _File, epoch: int) -> None:
+    def __init__(self, disk: SimDisk, node: _File, epoch: int) -> None:
         self._disk = disk
-        self._path = path
         self._node = node
         self._epoch = epoch
         self._closed = False
 
     def _check_open(self) -> None:
         if self._closed or self._epoch != self._disk.epoch:
-            raise OSError(errno.EBADF, f"{self._path} was closed, or opened before the crash")
+            raise OSError(errno.EBADF, f"{self._node.path} was closed, or opened before the crash")
 
     def pread(self, size_bytes: int, offset: int) -> bytes:
         self._check_open()
@@ -116,7 +116,7 @@ class SimFile:
 
     def pwrite(self, data: bytes, offset: int) -> None:
         self._check_open()
-        self._disk.step("pwrite", self._path, offset, len(data))
+        self._disk.step("pwrite", self._node.path, offset, len(data))
         end = offset + len(data)
         self._disk.require_room(max(0, end - len(self._node.content)))
         if end > len(self._node.content):
@@ -133,11 +133,11 @@ class SimFile:
 
     def _sync(self, name: str) -> None:
         self._check_open()
-        self._disk.step(name, self._path)
-        failure = self._disk.take_sync_failure(self._path)
+        self._disk.step(name, self._node.path)
+        failure = self._disk.take_sync_failure(self._node.path)
         if failure:
             self._node.forget()
-            raise OSError(failure, f"{name} of {self._path} failed")
+            raise OSError(failure, f"{name} of {self._node.path} failed")
         self._node.make_durable()
 
     def size(self) -> int:
@@ -146,7 +146,7 @@ class SimFile:
 
     def truncate(self, size_bytes: int) -> None:
         self._check_open()
-        self._disk.step("truncate", self._path, size_bytes)
+        self._disk.step("truncate", self._node.path, size_bytes)
         self._disk.require_room(max(0, size_bytes - len(self._node.content)))
         _resize(self._node.content, size_bytes)
         self._node.sizes.append(size_bytes)
@@ -167,6 +167,8 @@ class SimDisk:
         self._capacity_bytes = capacity_bytes
         self._cut_at: int | None = None
         self._sync_failures: list[tuple[str, int]] = []
+        self._sync_failure_at = (0, 0)
+        self._sync_count = 0
         self.operations: list[Operation] = []
         self.operation_count = 0
         self.epoch = 0
@@ -181,6 +183,10 @@ class SimDisk:
     def fail_next_sync(self, path_part: str = "", code: int = errno.EIO) -> None:
         """The next sync of a file or directory whose path contains `path_part` fails with `code`."""
         self._sync_failures.append((path_part, code))
+
+    def fail_sync_at(self, number: int, code: int = errno.EIO) -> None:
+        """The `number`-th sync from now (1 is the next), of whatever file or directory, fails with `code`."""
+        self._sync_failure_at = (self._sync_count + number, code)
 
     def set_capacity(self, capacity_bytes: int | None) -> None:
         self._capacity_bytes = capacity_bytes
@@ -197,6 +203,7 @@ class SimDisk:
         self.epoch += 1
         self._cut_at = None
         self._sync_failures.clear()
+        self._sync_failure_at = (0, 0)
         kept = self._rng.randint(0, len(self._pending))
         for effects in self._pending[:kept]:
             _commit(effects)
@@ -224,6 +231,9 @@ class SimDisk:
 
     def take_sync_failure(self, path: str) -> int:
         """The error that this sync must fail with, or 0."""
+        self._sync_count += 1
+        if self._sync_count == self._sync_failure_at[0]:
+            return self._sync_failure_at[1]
         for at, (part, code) in enumerate(self._sync_failures):
             if part in path:
                 del self._sync_failures[at]
@@ -255,13 +265,13 @@ class SimDisk:
                 raise FileExistsError(errno.EEXIST, "the file exists", path)
             self.step("create", path)
             self.require_room(1)
-            node = _File()
+            node = _File(path)
             self._change((directory, name, node))
         if node is None:
             raise FileNotFoundError(errno.ENOENT, "no such file", path)
         if isinstance(node, _Directory):
             raise IsADirectoryError(errno.EISDIR, "a directory", path)
-        return SimFile(self, path, node, self.epoch)
+        return SimFile(self, node, self.epoch)
 
     def exists(self, path: str) -> bool:
         try:
@@ -301,6 +311,8 @@ class SimDisk:
         elif over is not None and isinstance(node, _Directory):
             raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", target)
         self.step("rename", target)
+        if isinstance(node, _File):
+            node.path = target
         if over is not node:
             self._change((source_directory, source_name, None), (target_directory, target_name, node))
 

@@ -348,6 +348,7 @@ class Wal:
         self._delete_below = max(self._oldest_segment, self._writer.position.number if lowest is None else lowest)
 
     def sync(self) -> None:
+        self._check_usable()
         check(self._job is None, "sync while a job is out")
         while (job := self.take_job()) is not None:
             job.run()
