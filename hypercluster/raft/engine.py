@@ -82,6 +82,8 @@ class EngineStatus:
     peers: tuple[PeerStatus, ...]
     refusing_writes: str  # '' or why ("DISK_FULL", "CLOCK_SKEW", …)
     clock_skew_ms: int  # this node against the median of the voters it hears (D-5)
+    fresh_boottime_ns: int = 0  # own CLOCK_BOOTTIME: what was committed before it is applied here (CL-10); 0: unknown
+    stopped: str = ""  # '' or the code of what stopped this engine
 
 
 class Host(Protocol):

@@ -1,0 +1,1 @@
+"""Directed tests of the engine: a defect of the library each."""
