@@ -21,7 +21,7 @@ from hypercluster.state_machine.decoded import DecodedEntry, DecodedGroup, Entry
 from hypercluster.state_machine.digest import next_digest
 from hypercluster.state_machine.group import GroupJudge
 from hypercluster.state_machine.hub import Hub
-from hypercluster.state_machine.lanes import Lanes
+from hypercluster.state_machine.lanes import Lane, Lanes
 from hypercluster.state_machine.meta import AppliedRecord, applied_change, read_applied
 from hypercluster.state_machine.oplog import AcceptedGroup, encode_record, record_change
 from hypercluster.state_machine.outcome import Applied, GroupResult
@@ -70,6 +70,10 @@ class Machine:
         """The last judged seq of a lane, None for a client that has none: for holding gaps back (WS-12)."""
         lane = self._lanes.get(client_id)
         return None if lane is None else Seq(lane.last_seq)
+
+    def lane(self, client_id: ClientId) -> Lane | None:
+        """A lane as apply left it, to be read only: for answering a retry from what is stored (D-3)."""
+        return self._lanes.get(client_id)
 
     def discard(self) -> None:
         """Forgets all that is cached: after a checkpoint replaced the state underneath."""
