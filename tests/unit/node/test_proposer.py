@@ -1,0 +1,317 @@
+"""Admission, batching and answers, over a real machine and an engine whose outcomes the test decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from hypercluster.errors import MalformedError
+from hypercluster.limits import SEQ_HOLD_MS
+from hypercluster.log.admission import admit
+from hypercluster.node.answers import REASONS
+from hypercluster.node.apply_loop import ApplyLoop
+from hypercluster.node.dedupe import stored_answer
+from hypercluster.node.proposer import Admission, Proposer, ProposerSettings
+from hypercluster.node.rate_limit import RateSettings
+from hypercluster.node.standing import Standing
+from hypercluster.node.words import Caller, Verdict
+from hypercluster.state_machine.machine import Machine
+from hypercluster.telemetry.metrics import Metrics
+from tests.fakes.scripted_engine import ScriptedEngine
+from tests.fakes.virtual_turns import VirtualTurns
+from tests.unit.node.commands import CALLER, SCOPE, chunk, client, fsync, hub_set, submit
+from tests.unit.node.memory_state import MemoryState, no_fanout
+
+FAST = RateSettings(ops_per_s=1_000_000, burst_ops=1_000_000, bytes_per_s=1 << 40)
+
+
+class Node:
+    """The leader's write path without a network or a disk."""
+
+    def __init__(self, settings: ProposerSettings | None = None) -> None:
+        self.turns = VirtualTurns()
+        self.engine = ScriptedEngine()
+        self.metrics = Metrics()
+        self.state = MemoryState()
+        self.machine = Machine(self.state)
+        self.standing = Standing(self.engine, self.turns, lambda node_id: f"{node_id}:7801")
+        self.host = ApplyLoop(
+            self.machine,
+            self.state,
+            self.state,
+            no_fanout(self.turns, self.metrics),
+            self.turns,
+            self.turns,
+            self.metrics,
+            on_applied=lambda _: None,
+            wake=lambda: None,
+        )
+        self.proposer = Proposer(
+            self.engine,
+            self.standing,
+            Admission(
+                admit, self.machine.last_seq, lambda group: stored_answer(self.machine.lane(group.run.client_id), group)
+            ),
+            self.turns,
+            self.metrics,
+            settings or ProposerSettings(rate=FAST),
+        )
+        self.answers: list[Sequence[Verdict]] = []
+
+    def send(self, message: bytes, caller: Caller = CALLER) -> None:
+        self.proposer.submit(message, caller, self.answers.append)
+
+    def batches(self) -> list[int]:
+        """Commands in each batch that is in flight."""
+        return [p.entry.command_count for p in self.engine.proposals]
+
+    def commit(self) -> None:
+        self.engine.commit(self.host)
+        self.turns.settle()
+
+    def flat(self) -> list[tuple[int, int]]:
+        """(seq, reason) of every answer, in the order given."""
+        out = []
+        for verdicts in self.answers:
+            for v in verdicts:
+                reasons = v.reasons or [0] * v.ops
+                out += [(v.first_seq + i, reason) for i, reason in enumerate(reasons)]
+        return out
+
+
+@pytest.mark.req("WS-30")
+def test_a_lone_writer_does_not_wait_for_a_window() -> None:
+    node = Node()
+    node.send(submit(client(1), 1, hub_set("a")))
+    assert node.batches() == []
+    node.turns.turn()
+    assert node.batches() == [1]
+
+
+@pytest.mark.req("WS-30")
+def test_messages_of_one_turn_share_a_batch_and_load_makes_batches() -> None:
+    node = Node()
+    for lane in range(1, 6):
+        node.send(submit(client(lane), 1, hub_set("a")))
+    node.turns.settle()
+    assert node.batches() == [5]
+    for lane in range(1, 4):
+        node.send(submit(client(lane), 2, hub_set("b")))
+    node.turns.settle()
+    assert node.batches() == [5], "something is in flight: the window is open"
+    node.turns.pass_time(0.0011)
+    assert node.batches() == [5, 3]
+    node.send(submit(client(4), 2, hub_set("c")))
+    node.turns.pass_time(1.0)
+    assert node.batches() == [5, 3], "two are in flight: no third"
+    node.commit()
+    assert node.batches() == [3, 1]
+    node.commit()
+    node.commit()
+    assert sorted(node.flat()) == sorted([(1, 0)] * 5 + [(2, 0)] * 4)
+
+
+@pytest.mark.req("WS-30")
+def test_a_full_batch_closes_before_its_window() -> None:
+    node = Node(ProposerSettings(ops_max=10, rate=FAST))
+    node.send(submit(client(1), 1, hub_set("a")))
+    node.turns.settle()
+    node.send(submit(client(2), 1, *[hub_set(str(i)) for i in range(10)]))
+    assert node.batches() == [1, 10]
+
+
+@pytest.mark.req("WS-26", "WS-30")
+def test_an_fsync_closes_its_batch_at_once() -> None:
+    node = Node()
+    node.send(submit(client(1), 1, hub_set("a")))
+    node.turns.settle()
+    node.send(submit(client(2), 1, fsync(), workspace_id=bytes(16)))
+    assert node.batches() == [1, 1]
+
+
+@pytest.mark.req("WS-12")
+def test_a_gap_is_held_then_answered_and_nothing_of_it_is_proposed() -> None:
+    node = Node()
+    node.send(submit(client(1), 1, hub_set("a")))
+    node.turns.settle()
+    node.commit()
+    node.send(submit(client(1), 3, hub_set("c")))
+    node.turns.pass_time(SEQ_HOLD_MS / 1000 - 0.01)
+    assert node.batches() == [] and len(node.answers) == 1
+    assert node.proposer.pending_ops == 1
+    node.turns.pass_time(0.02)
+    assert node.flat() == [(1, 0), (3, REASONS["SEQ_GAP"])]
+    assert node.batches() == [] and node.proposer.pending_ops == 0
+    node.send(submit(client(1), 2, hub_set("b")))
+    node.send(submit(client(1), 3, hub_set("c")))
+    node.turns.settle()
+    node.commit()
+    assert node.flat()[2:] == [(2, 0), (3, 0)], "the key stayed free"
+
+
+@pytest.mark.req("WS-12", "WS-31")
+def test_a_gap_that_closes_goes_on_in_order() -> None:
+    node = Node()
+    node.send(submit(client(1), 1, hub_set("a")))
+    node.send(submit(client(1), 3, hub_set("c")))
+    node.send(submit(client(1), 2, hub_set("b")))
+    node.turns.settle()
+    while node.engine.proposals:
+        node.commit()
+    assert node.flat() == [(1, 0), (2, 0), (3, 0)]
+
+
+@pytest.mark.req("D-3")
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda n: n.engine.follow("n2"), "NOT_LEADER"),
+        (lambda n: n.engine.follow(None), "NOT_LEADER"),
+        (lambda n: n.engine.refuse_writes("DISK_FULL"), "DISK_FULL"),
+        (lambda n: n.engine.refuse_writes("CLOCK_SKEW"), "NO_QUORUM"),
+        (lambda n: n.proposer.stop(lambda: None), "SHUTTING_DOWN"),
+    ],
+)
+def test_a_turn_away_proposes_nothing_and_leaves_the_key_free(spoil, reason) -> None:  # type: ignore[no-untyped-def]
+    node = Node()
+    spoil(node)
+    node.send(submit(client(1), 1, hub_set("a"), hub_set("b")))
+    node.turns.settle()
+    assert node.flat() == [(1, REASONS[reason]), (2, REASONS[reason])]
+    assert not node.engine.proposals and node.proposer.pending_ops == 0
+    assert node.machine.last_seq(client(1)) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.req("CL-13")
+def test_not_leader_carries_the_leaders_client_address() -> None:
+    node = Node()
+    node.engine.follow("n2")
+    node.send(submit(client(1), 1, hub_set("a")))
+    assert node.answers[0][0].leader_hint == "n2:7801"
+
+
+@pytest.mark.req("D-3")
+def test_a_malformed_command_is_answered_and_one_without_an_address_raises() -> None:
+    node = Node()
+    node.send(submit(client(1), 5, hub_set("a", "{not json")))
+    assert node.flat() == [(5, REASONS["MALFORMED"])]
+    with pytest.raises(MalformedError):
+        node.send(b"\xff\xff\xff")
+    with pytest.raises(MalformedError):
+        node.send(submit(b"short", 1, hub_set("a")))
+
+
+@pytest.mark.req("CL-13", "WS-34")
+def test_the_queue_is_bounded_in_commands_and_bytes() -> None:
+    node = Node(ProposerSettings(pending_ops_max=10, pending_bytes_max=5_000, rate=FAST))
+    for seq in range(1, 11):
+        node.send(submit(client(1), seq, hub_set("a")))
+    node.send(submit(client(2), 1, hub_set("a")))
+    assert node.flat() == [(1, REASONS["QUEUE_FULL"])]
+    node.turns.settle()
+    while node.engine.proposals:
+        node.commit()
+    node.answers.clear()
+    node.send(submit(client(2), 1, hub_set("a", '"' + "x" * 4_000 + '"')))
+    node.send(submit(client(3), 1, hub_set("a", '"' + "x" * 4_000 + '"')))
+    assert node.flat() == [(1, REASONS["QUEUE_FULL"])]
+
+
+@pytest.mark.req("WS-34")
+def test_the_rate_is_per_principal_and_says_when_to_come_back() -> None:
+    node = Node(ProposerSettings(rate=RateSettings(ops_per_s=500, burst_ops=100)))
+    for seq in range(1, 101):
+        node.send(submit(client(1), seq, hub_set("a")))
+    node.send(submit(client(1), 101, hub_set("a")))
+    verdict = node.answers[0][0]
+    assert verdict.reasons == (REASONS["RATE_LIMITED"],) and 1 <= verdict.retry_after_ms <= 4
+    node.send(submit(client(2), 1, hub_set("a")), Caller("client:bob", SCOPE, "bob"))
+    assert len(node.answers) == 1, "bob is not held to alice's rate"
+
+
+@pytest.mark.req("D-8")
+def test_a_lost_outcome_is_unknown_and_the_same_key_finds_what_happened() -> None:
+    node = Node()
+    node.send(submit(client(1), 1, hub_set("a")))
+    node.turns.settle()
+    lost = node.engine.lose()
+    assert node.flat() == [(1, REASONS["OUTCOME_UNKNOWN"])]
+    # It was committed all the same, by the next leader.
+    node.host.apply(1, 3, lost.payload, None)  # type: ignore[arg-type]
+    node.engine.next_index = 2
+    node.send(submit(client(1), 1, hub_set("a")))
+    node.turns.settle()
+    assert node.answers[-1][0].raft_index == 1, "the stored answer"
+    assert not node.engine.proposals, "answered from what apply stored"
+
+
+@pytest.mark.req("D-3", "D-7")
+def test_the_fast_path_answers_the_same_bytes_only() -> None:
+    node = Node()
+    node.send(submit(client(1), 1, hub_set("a")))
+    node.turns.settle()
+    node.commit()
+    first = node.answers[0][0]
+    node.send(submit(client(1), 1, hub_set("a")))
+    assert node.answers[1][0]._replace(term=first.term) == first and not node.engine.proposals
+    node.send(submit(client(1), 1, hub_set("a", '"other"')))
+    node.turns.settle()
+    node.commit()
+    assert node.flat()[-1] == (1, REASONS["IDEMPOTENCY_CONFLICT"]), "judged by apply"
+
+
+def test_not_proposed_is_definite_and_frees_the_lane() -> None:
+    node = Node()
+    node.send(submit(client(1), 1, hub_set("a")))
+    node.turns.settle()
+    node.engine.refuse("NOT_LEADER", "n3")
+    verdict = node.answers[0][0]
+    assert (verdict.reasons, verdict.leader_hint) == ((REASONS["NOT_LEADER"],), "n3:7801")
+    node.send(submit(client(1), 1, hub_set("a")))
+    node.turns.settle()
+    node.commit()
+    assert node.flat()[-1] == (1, 0)
+
+
+def test_a_sink_that_fails_takes_nobody_elses_answer() -> None:
+    node = Node()
+
+    def broken(_: Sequence[Verdict]) -> None:
+        raise RuntimeError("gone")
+
+    node.proposer.submit(submit(client(1), 1, hub_set("a")), CALLER, broken)
+    node.send(submit(client(2), 1, hub_set("a")))
+    node.turns.settle()
+    node.commit()
+    assert node.flat() == [(1, 0)]
+    assert node.proposer.pending_ops == 0
+
+
+@pytest.mark.req("OPS-6")
+def test_stop_drains_what_is_in_flight_and_says_when_idle() -> None:
+    node = Node()
+    node.send(submit(client(1), 1, hub_set("a")))
+    node.turns.settle()
+    node.send(submit(client(1), 3, hub_set("c")))
+    idle: list[bool] = []
+    node.proposer.stop(lambda: idle.append(True))
+    assert node.flat() == [(3, REASONS["SHUTTING_DOWN"])] and not idle
+    node.commit()
+    assert node.flat()[-1] == (1, 0) and idle == [True]
+
+
+@pytest.mark.req("WS-37")
+def test_small_commands_overtake_chunk_puts_of_another_lane() -> None:
+    node = Node()
+    content = bytes(60_000)
+    for seq in range(1, 41):
+        node.send(submit(client(1), seq, chunk(content), workspace_id=bytes(16)))
+    node.send(submit(client(2), 1, hub_set("a")))
+    node.turns.settle()
+    assert [len(p.entry.groups) for p in node.engine.proposals] == [17, 17], "puts that were alone filled two batches"
+    node.commit()
+    next_batch = node.engine.proposals[-1].entry
+    assert next_batch.groups[0].run.client_id == client(2), "it did not wait behind the puts that came before it"
+    put_bytes = sum(len(g.submit) for g in next_batch.groups if g.run.client_id == client(1))
+    assert put_bytes <= 512 * 1024
