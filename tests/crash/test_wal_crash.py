@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hypercluster.storage.wal import Wal
+from hypercluster.storage.wal import Wal, writer
 from tests.crash.wal_model import DIRECTORY, Driver, drawn, open_log, payload, read_back, scripted
 from tests.simulation.sim_disk import PowerCut, SimDisk
 
@@ -75,6 +75,18 @@ def test_power_cut_before_every_operation(seed: int) -> None:
     assert total > 60
     for at in range(1, total + 1):
         cut_and_check(scripted, at, seed * 1000 + at)
+
+
+@pytest.mark.req("CL-3", "CH-7")
+def test_power_cut_when_a_sync_has_several_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with syncs of more than 4 MiB: a later group of a sync may survive an earlier one."""
+    monkeypatch.setattr(writer, "GROUP_BYTES_MAX", 1_000)
+    total = count_operations(scripted)
+    for at in range(1, total + 1):
+        for seed in range(4):
+            cut_and_check(scripted, at, seed * 1000 + at)
+    for seed in range(100, 140):
+        random_run(seed)
 
 
 @pytest.mark.req("CL-3", "CH-7")
