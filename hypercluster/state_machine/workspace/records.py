@@ -139,6 +139,11 @@ def decode_inode_body(inode_id: bytes, record: bytes) -> Inode:
     return inode
 
 
+def decode_hashed(inode_id: bytes, hashed: bytes) -> Inode:
+    """An inode of which only the covered part is known (proofs.py)."""
+    return Inode(inode_id, *_HASHED.unpack(hashed))
+
+
 def inode_key(workspace_id: bytes, inode_id: bytes) -> bytes:
     return workspace_id + INODE + inode_id
 
