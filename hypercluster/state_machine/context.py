@@ -19,8 +19,8 @@ class Effects:
     chunks: dict[bytes, bytes] = field(default_factory=dict)
     # workspace_id -> serialized LogRecord messages accepted by this entry, in order
     log_records: dict[bytes, list[bytes]] = field(default_factory=dict)
-    # keys of the versions column that nobody needs once the versions floor has passed this entry (D-18)
-    superseded: list[bytes] = field(default_factory=list)
+    # keys of the versions column, in order, that nobody needs once the versions floor has passed this entry (D-18)
+    superseded: dict[bytes, None] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -30,6 +30,7 @@ from hypercluster.state_machine.outcome import (
     RunResult,
 )
 from hypercluster.state_machine.results import command_hash, encode_run, stored_form
+from hypercluster.state_machine.workspace import judge as judge_file
 from hypercluster.values import Index, Nanos, Seq
 
 _Answer = tuple[Index, int, int, FileOutcome | None]  # index, reason, version, file
@@ -228,10 +229,3 @@ def _by_index(first_seq: int, answers: Sequence[_Answer]) -> list[RunResult]:
         runs.append(_columns(first_seq + start, len(part), part[0][0], *columns))
         start = position
     return runs
-
-
-def judge_file(context: OpContext, command: Command) -> FileOutcome:
-    """The workspace's verdict; a module of its own, so that the hub works without it."""
-    from hypercluster.state_machine.workspace import judge  # type: ignore[attr-defined]
-
-    return judge(context, command)  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ the store as it was and names index and command (CL-16).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypercluster.errors import ApplyFailedError, check
 from hypercluster.state_machine import versions
@@ -24,10 +24,11 @@ from hypercluster.state_machine.hub import Hub
 from hypercluster.state_machine.lanes import Lane, Lanes
 from hypercluster.state_machine.meta import AppliedRecord, applied_change, read_applied
 from hypercluster.state_machine.oplog import AcceptedGroup, encode_record, record_change
-from hypercluster.state_machine.outcome import Applied, GroupResult
+from hypercluster.state_machine.outcome import Applied
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Reader
-from hypercluster.values import ClientId, Digest, Index, Nanos, Scope, Seq, Term
+from hypercluster.state_machine.workspace import flush_log
+from hypercluster.values import ClientId, Index, Nanos, Scope, Seq, Term
 
 __all__ = ["Machine", "Quarantined"]
 
@@ -83,7 +84,7 @@ class Machine:
     def advance(self, index: Index, term: Term) -> Applied:
         """A committed entry with nothing to apply: only the applied index and the digest move."""
         self._check_next(index)
-        return self._finish(index, term, self._applied.last_stamp_ns, Effects(), ())
+        return self._finish(index, term, self._applied.last_stamp_ns)
 
     def apply(self, index: Index, term: Term, entry: DecodedEntry) -> Applied:
         """Judges the entry's commands in order. Total: raises only ApplyFailedError, which stops the node."""
@@ -126,16 +127,23 @@ class Machine:
             ordinal += len(group.run.ops)
         hub_batches: dict[Scope, bytes] = {}
         overlay = self._overlay
+        log_batches = flush_log(overlay, context.effects)
         hub_changes, superseded = self._hub.take()
         overlay.record(hub_changes)
         for scope, found in accepted.items():
             record = hub_batches[scope] = encode_record(context.index, context.term, stamp_ns, found)
             overlay.record((record_change(scope, found, record),))
-        superseded += context.effects.superseded
-        versions.flush(overlay, context.index, superseded)
+        versions.flush(overlay, context.index, [*superseded, *context.effects.superseded])
         overlay.record(self._lanes.take())
         last_ns = Nanos(stamp_ns + max(ordinal, 1) - 1)
-        return self._finish(context.index, context.term, last_ns, context.effects, tuple(results), hub_batches)
+        applied = self._finish(context.index, context.term, last_ns)
+        return replace(
+            applied,
+            groups=tuple(results),
+            chunks=context.effects.chunks,
+            log_batches=log_batches,
+            hub_batches=hub_batches,
+        )
 
     def _quarantine(self, index: Index) -> Callable[[int], bool] | None:
         if index not in self._quarantined_indexes:
@@ -146,17 +154,9 @@ class Machine:
         expected = self._applied.index + 1
         check(index == expected, f"entry {index} is applied where {expected} comes next")
 
-    def _finish(
-        self,
-        index: Index,
-        term: Term,
-        last_stamp_ns: Nanos,
-        effects: Effects,
-        groups: tuple[GroupResult, ...],
-        hub_batches: dict[Scope, bytes] | None = None,
-    ) -> Applied:
+    def _finish(self, index: Index, term: Term, last_stamp_ns: Nanos) -> Applied:
         changes = self._overlay.take_changes()
-        digest: Digest = next_digest(self._applied.digest, index, term, last_stamp_ns, changes)
+        digest = next_digest(self._applied.digest, index, term, last_stamp_ns, changes)
         self._applied = AppliedRecord(index, term, last_stamp_ns, digest)
         changes.append(applied_change(self._applied))
-        return Applied(index, term, digest, last_stamp_ns, changes, groups, effects.chunks, {}, hub_batches or {})
+        return Applied(index, term, digest, last_stamp_ns, changes)

@@ -12,6 +12,7 @@ from hypercluster.state_machine import versions
 from hypercluster.state_machine.context import OpContext
 from hypercluster.state_machine.lanes import Lanes
 from hypercluster.state_machine.outcome import BAD_OP_TYPE, OK, PRECONDITION_FAILED, HubOutcome
+from hypercluster.state_machine.workspace import trim_log
 from hypercluster.values import ClientId, Index
 
 
@@ -23,6 +24,9 @@ def judge_maintenance(ctx: OpContext, lanes: Lanes, command: MaintenanceCommand)
             # A floor at or above this entry would hide what it writes; the clamp makes any number harmless.
             target = Index(min(command.raise_versions_floor.floor_index, ctx.index - 1))
             return HubOutcome(OK, versions.raise_floor(ctx.overlay, target))
+        case "trim_oplog":
+            trim = command.trim_oplog
+            return HubOutcome(OK, trim_log(ctx.overlay, trim.workspace_id, trim.below_log_index))
         case _:
             return HubOutcome(BAD_OP_TYPE, 0)
 

@@ -13,7 +13,7 @@ command removes at most FLOOR_KEYS_MAX keys.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hypercluster.errors import HistoryGoneError
@@ -29,6 +29,7 @@ FLOOR_KEYS_MAX = 1_000
 LIVE, DELETED = b"\x01", b"\x00"
 PLACE = struct.Struct(">QI")  # Raft index, ordinal in the entry
 NO_PLACE = b""
+_NOWHERE = bytes(PLACE.size)
 
 _VERSION, _SUPERSEDED = b"V", b"S"
 _FLOOR = struct.Struct(">QQI")  # floor, then the cursor: entry index and how many of its keys are done
@@ -62,19 +63,22 @@ def open_prefix(family: Family, beginning: bytes) -> bytes:
 def put(ctx: OpContext, family: Family, key: bytes, value: bytes | None, previous: bytes) -> bytes:
     """Stores a version of the object whose head is (family, key); None is a deletion. Returns its place.
 
-    `previous` is the place of the version it follows, NO_PLACE if the object is new or was deleted."""
+    `previous` is the place of the version it follows; NO_PLACE, or all zero, if the object is new or was deleted."""
     prefix = object_prefix(family, key)
     here = place(ctx.index, ctx.ordinal)
     stored = DELETED if value is None else LIVE + value
     ctx.overlay.put_uncached(Family.VERSIONS, prefix + here, stored)
-    if previous and previous != here:  # a command that touches an object twice leaves one version
-        ctx.effects.superseded.append(prefix + previous)
+    superseded = ctx.effects.superseded
+    if previous not in (NO_PLACE, _NOWHERE, here):  # a command that touches an object twice leaves one version
+        superseded[prefix + previous] = None
     if value is None:
-        ctx.effects.superseded.append(prefix + here)
+        superseded[prefix + here] = None
+    else:
+        superseded.pop(prefix + here, None)  # deleted and made again by one command: that version is the present one
     return here
 
 
-def flush(overlay: Overlay, index: Index, superseded: list[bytes]) -> None:
+def flush(overlay: Overlay, index: Index, superseded: Sequence[bytes]) -> None:
     """Once per entry: what this entry made needless."""
     if superseded:
         parts: list[bytes] = []
