@@ -23,6 +23,7 @@ ENTRY_BYTES_MAX: Final = 2 * MIB + 64 * KIB  # one Raft entry: a full batch plus
 APPEND_FRAME_BYTES_MAX: Final = 4 * MIB  # one append frame between peers
 PEER_FRAME_BYTES_MAX: Final = 8 * MIB  # whatever a peer may send in one message
 PEER_MESSAGE_FRAMES_MAX: Final = 1_024  # frames that travel together
+PEER_CONNECTIONS_MAX: Final = 128  # to the peer port, strangers included; 13 peers at most have a use for one
 PEER_HELLO_BYTES_MAX: Final = 1 * KIB
 PEER_IN_FLIGHT_BYTES_MAX: Final = 32 * MIB  # unacknowledged bytes to one peer
 CLIENT_MESSAGE_BYTES_MAX: Final = 2 * MIB

@@ -64,7 +64,9 @@ class PeerDialer:
                 self._registry.problem(self._peer, str(error))
             except grpc.aio.AioRpcError as error:
                 worked = False
-                self._registry.problem(self._peer, _words(error))
+                # A hello that was still being written when the refusal came hides the refusal behind INTERNAL.
+                vague = error.code() is grpc.StatusCode.INTERNAL
+                self._registry.problem(self._peer, _words(error), vague=vague)
             except asyncio.CancelledError:
                 raise
             except BaseException as error:
@@ -99,7 +101,9 @@ class PeerDialer:
                 return False
             link = PeerLink(self._peer, Incarnation(hello.incarnation), call.read, call.write, registry.deliver)
             await registry.hold(link, hello.client_address)
-            return True
+            if link.bad_message:
+                registry.count(Refusal.BAD_MESSAGE, self._peer)
+            return not link.bad_message
         finally:
             await channel.close()
 
@@ -108,4 +112,4 @@ def _words(error: grpc.aio.AioRpcError) -> str:
     reasons = [value for key, value in (error.trailing_metadata() or ()) if key == REASON_KEY]
     if reasons:
         return f"the peer refused: {reasons[0]!s:.40}"
-    return f"{error.code().name}: {(error.details() or '')[:200]}"
+    return f"{error.code().name}: {(error.details() or '')[:200]!r}"

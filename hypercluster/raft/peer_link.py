@@ -38,6 +38,7 @@ class PeerLink:
         self.peer = peer
         self.incarnation = incarnation
         self.problem = ""  # why it ended, for the log
+        self.bad_message = False  # it ended because the peer broke the framing
         self._read = read
         self._write = write
         self._deliver = deliver
@@ -109,6 +110,7 @@ class PeerLink:
                 message = await self._read()
                 frames = peer_wire.split(message) if isinstance(message, bytes) else None
             except MalformedError as error:
+                self.bad_message = True
                 return self.close(str(error))
             except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
                 return self.close(f"reading failed: {type(error).__name__}")

@@ -84,6 +84,8 @@ class PeerListener:
         await context.write(peer_wire.one(peer_hello.write_hello(registry.local)))
         link = PeerLink(dialer, Incarnation(hello.incarnation), context.read, context.write, registry.deliver)
         await registry.hold(link, hello.client_address)
+        if link.bad_message:
+            await self._refuse(context, Refusal.BAD_MESSAGE, dialer)
 
     async def _read_hello(self, context: grpc.aio.ServicerContext[Any, Any]) -> peer_pb2.PeerHello | None:
         try:

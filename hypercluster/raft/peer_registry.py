@@ -102,10 +102,11 @@ class PeerRegistry:
         self.refusals[refusal] += 1
         self.problem(who, f"refused: {refusal.value}")
 
-    def problem(self, who: str, text: str) -> None:
+    def problem(self, who: str, text: str, *, vague: bool = False) -> None:
+        """Logged when it is news; a `vague` text only while nothing better is known."""
         if len(self._last_problem) > 256:
             self._last_problem.clear()
-        if self._last_problem.get(who) != text:
+        if self._last_problem.get(who) != text and not (vague and who in self._last_problem):
             self._last_problem[who] = text
             _LOG.warning("peer stream, %s: %s", who, text)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hypercluster.credentials.tls import ChannelOption
-from hypercluster.limits import KIB
+from hypercluster.limits import KIB, PEER_CONNECTIONS_MAX
 from hypercluster.raft.peer_wire import PEER_MESSAGE_BYTES_MAX
 
 
@@ -34,6 +34,8 @@ class PeerTiming:
             ("grpc.absolute_max_metadata_size", 8 * KIB),
             ("grpc.keepalive_time_ms", round(self.keepalive_s * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_s * 1000)),
+            # A ping that is under way when the peer falls silent has a timeout of its own, a minute by default.
+            ("grpc.http2.ping_timeout_ms", round(self.keepalive_timeout_s * 1000)),
             ("grpc.http2.max_pings_without_data", 0),
         ]
 
@@ -42,6 +44,8 @@ class PeerTiming:
             *self._common(),
             ("grpc.so_reuseport", 0),  # two processes on one port would share its connections in silence
             ("grpc.max_concurrent_streams", 2),
+            # Strangers without a handshake must not use up the descriptors that the durable log needs.
+            ("grpc.max_allowed_incoming_connections", PEER_CONNECTIONS_MAX),
             ("grpc.server_handshake_timeout_ms", round(self.handshake_timeout_s * 1000)),
             ("grpc.max_connection_idle_ms", round(self.idle_s * 1000)),
             ("grpc.http2.min_ping_interval_without_data_ms", round(self.keepalive_s * 500)),

@@ -211,7 +211,7 @@ async def test_frames_arrive_in_order_both_ways(network: Network) -> None:
 
 async def test_a_frame_sent_while_being_told_of_the_connection_arrives(network: Network) -> None:
     a, b = await network.add(N1), await network.add(N2)
-    for node, peer in ((a, N2), (b, N1)):
+    for node in (a, b):
         node.transport.start(
             node._frame,
             lambda who, node=node: (node._up(who), node.transport.send(who, b"first"))[0],  # type: ignore[misc]

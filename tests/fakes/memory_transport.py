@@ -1,7 +1,7 @@
 """`PeerTransport` inside one process: a network of queues with links that can be cut and readers that can be paused.
 
-Owns: `MemoryNetwork`, `MemoryPeerTransport`. Keeps the whole contract: FIFO, bounded queues, frames of members only, one
-link a pair, callbacks of their own turn, the old link told of before the new one is used.
+Owns: `MemoryNetwork`, `MemoryPeerTransport`. Keeps the whole contract: FIFO, bounded queues, frames of members only,
+one link a pair, callbacks of their own turn, the old link told of before the new one is used.
 Never: loses a frame of a link that stays, or moves one onto the next link.
 """
 
