@@ -103,7 +103,7 @@ def test_lanes_keep_their_order_and_nothing_is_lost(seed: int) -> None:
             batch.add(ticket(lane, lanes[lane], size_bytes=size_bytes, bulk=bulk, ops=rng.randint(1, 20)))
             added += 1
         elif batch.ops:
-            others = any(not t.bulk for t in batch._ordinary)  # noqa: SLF001
+            others = any(not t.bulk for t in batch._ordinary)
             got = batch.take(64, 1024 * KIB)
             assert got, f"seed {seed}: something waits and nothing is taken"
             if len(got) > 1:

@@ -311,6 +311,7 @@ def test_small_commands_overtake_chunk_puts_of_another_lane() -> None:
     node.turns.settle()
     assert [len(p.entry.groups) for p in node.engine.proposals] == [17, 17], "puts that were alone filled two batches"
     node.commit()
+    node.turns.pass_time(0.002)
     next_batch = node.engine.proposals[-1].entry
     assert next_batch.groups[0].run.client_id == client(2), "it did not wait behind the puts that came before it"
     put_bytes = sum(len(g.submit) for g in next_batch.groups if g.run.client_id == client(1))
