@@ -52,6 +52,7 @@ class RecordKind(IntEnum):
     COMMIT = 4
     BASE = 5  # compaction: the base moved up to (index, term)
     RESET = 6  # the log became empty with base (index, term)
+    SEALED = 7  # the last record of a segment: its successor has its name, so it can not be missing
 
 
 class FormatError(Exception):

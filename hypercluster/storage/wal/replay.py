@@ -95,7 +95,7 @@ def follow(locations: Locations, change: Record, segment: int, offset: int) -> N
             locations.drop_to(change.index)
         case RecordKind.RESET:
             locations.reset(change.index)
-        case RecordKind.HARD_STATE | RecordKind.COMMIT:
+        case RecordKind.HARD_STATE | RecordKind.COMMIT | RecordKind.SEALED:
             pass
 
 
@@ -119,6 +119,8 @@ def replay(disk: Disk, directory: str, numbers: list[int]) -> Replayed:
             raise damaged(directory, number, scan.damage.offset, scan.damage.what)
         before = scan
         result.tail_bytes = content
+    if before is not None and before.sealed:
+        raise damaged(directory, before.header.number + 1, 0, "the segment is missing")
     result.tail = before
     _check_whole(directory, result)
     return result
@@ -135,7 +137,7 @@ def _start(result: Replayed, content: bytes) -> None:
 
 def _check_joint(directory: str, before: SegmentScan, scan: SegmentScan) -> None:
     """A segment that has a successor was synced to its end before."""
-    if (before.end, before.chain) != (scan.header.previous_end, scan.header.previous_chain):
+    if before.joint != (scan.header.previous_end, scan.header.previous_chain):
         what = before.damage.what if before.damage else "a group is missing"
         successor = f"segment {scan.header.number} says that it was synced up to offset {scan.header.previous_end}"
         raise damaged(directory, before.header.number, before.end, f"{what}, and {successor}")

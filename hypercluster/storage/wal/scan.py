@@ -26,6 +26,7 @@ from hypercluster.storage.wal.format import (
     FormatError,
     GroupHeader,
     Record,
+    RecordKind,
     SegmentHeader,
     check_group_body,
     decode_group_header,
@@ -53,6 +54,8 @@ class SegmentScan:
     seed: int
     end: int  # of the last group that verifies
     chain: int
+    joint: tuple[int, int]  # end and chain without the seal: what the successor's header repeats
+    sealed: bool
     group_number: int
     last_group_records: int
     damage: Damage | None
@@ -92,6 +95,7 @@ def scan_segment(content: bytes, number: int, on_group: OnGroup) -> SegmentScan:
     group_number = 0
     last_records = 0
     what, misfit = "", False
+    joint, sealed = (offset, chain), False
     while offset < header.capacity_bytes:
         try:
             group = decode_group_header(seed, content, offset)
@@ -100,14 +104,19 @@ def scan_segment(content: bytes, number: int, on_group: OnGroup) -> SegmentScan:
                 raise FormatError("a group header does not continue the chain")
             check_group_body(group, content)
             misfit = True
-            on_group(group, _records(group, content))
+            records = _records(group, content)
+            if sealed:
+                raise FormatError("a group behind the seal of the segment")
+            on_group(group, records)
             misfit = False
         except FormatError as error:
             what = str(error)
             break
         offset, chain, group_number, last_records = group.end, group.crc, group.number, group.record_count
+        sealed = any(one.kind is RecordKind.SEALED for one in records)
+        joint = joint if sealed else (offset, chain)
     damage = _judge(content, header, seed, offset, what, misfit)
-    return SegmentScan(header, seed, offset, chain, group_number, last_records, damage)
+    return SegmentScan(header, seed, offset, chain, joint, sealed, group_number, last_records, damage)
 
 
 def _records(group: GroupHeader, content: bytes) -> list[Record]:

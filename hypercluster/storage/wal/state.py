@@ -54,6 +54,8 @@ class LogState:
             case RecordKind.RESET:
                 self._move_base(change)
                 self.last_index = change.index
+            case RecordKind.SEALED:
+                pass
             case _ as never:
                 assert_never(never)
 

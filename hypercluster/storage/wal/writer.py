@@ -29,6 +29,7 @@ from hypercluster.storage.wal.format import (
     encode_group,
     encode_segment_header,
     group_bytes,
+    record,
 )
 from hypercluster.storage.wal.pool import HEAD_BYTES, SegmentPool
 from hypercluster.storage.wal.state import Location, LogState
@@ -36,6 +37,7 @@ from hypercluster.values import Index
 
 GROUP_BYTES_MAX: Final = 4 * MIB
 STEP_BYTES: Final = 64 * KIB  # zeros written for the next segment beside every sync, and twice the job's own bytes
+SEAL_BYTES: Final = group_bytes(RECORD_HEADER_BYTES)  # kept free at the end of every segment
 SEGMENT_SUFFIX: Final = ".wal"
 
 
@@ -45,7 +47,7 @@ def segment_name(number: int) -> str:
 
 def record_bytes_max(segment_bytes: int) -> int:
     """The largest record that fits an empty segment behind its head."""
-    return segment_bytes - HEAD_BYTES - group_bytes(0)
+    return segment_bytes - HEAD_BYTES - group_bytes(0) - SEAL_BYTES
 
 
 @dataclass(slots=True)
@@ -85,7 +87,7 @@ class SegmentWriter:
     @property
     def free_bytes(self) -> int:
         """What is left of the newest segment."""
-        return self.position.capacity_bytes - self.position.offset
+        return max(0, self.position.capacity_bytes - self.position.offset - SEAL_BYTES)
 
     def path(self, number: int) -> str:
         return f"{self._directory}/{segment_name(number)}"
@@ -140,7 +142,7 @@ class SegmentWriter:
 
     def _fits(self, group: _Group, size_bytes: int) -> bool:
         need = group_bytes(group.bytes_total + size_bytes)
-        return self.position.offset + need <= self.position.capacity_bytes
+        return self.position.offset + need <= self.position.capacity_bytes - SEAL_BYTES
 
     def _flush(self, group: _Group, durable_index: Index) -> None:
         position = self.position
@@ -174,11 +176,9 @@ class SegmentWriter:
 
     def roll(self, durable_index: Index) -> None:
         """Starts the next segment (the first one in a new log)."""
-        old = self.position
-        if self._file is not None:
+        old, old_file = self.position, self._file
+        if old_file is not None:
             self._sync()
-            self._file.close()
-            self._file = None
         taken = self._pool.take()
         self._file = file = self._disk.open(taken)
         capacity = file.size()
@@ -213,7 +213,27 @@ class SegmentWriter:
         file.fsync()
         self._disk.rename(taken, self.path(number))
         self._disk.fsync_dir(self._directory)
+        if old_file is not None:
+            self._seal(old, old_file, durable_index)
         self.position = WritePosition(number, seed, capacity, head_end, chain, old.group_number + 1, head_end)
+
+    def _seal(self, old: WritePosition, old_file: File, durable_index: Index) -> None:
+        """Leaves word in the old segment that it has a successor, so that a log that lost it is not taken for whole."""
+        sealed = record(RecordKind.SEALED)
+        _, encoded = encode_group(
+            old.seed,
+            body=sealed.head,
+            number=old.group_number + 1,
+            offset=old.offset,
+            durable_offset=old.durable_offset,
+            durable_index=durable_index,
+            record_count=1,
+            previous=old.chain,
+        )
+        if old.offset + len(encoded) <= old.capacity_bytes:
+            old_file.pwrite(encoded, old.offset)
+            old_file.fdatasync()
+        old_file.close()
 
     def close(self) -> None:
         if self._file is not None:
