@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
-from hypercluster.errors import DamagedError, check
+from hypercluster.errors import DamagedError, WrongDirectoryError, check
 from hypercluster.state_machine.store import Change, Family
 from hypercluster.storage.rocks_database import RocksDatabase
 from hypercluster.storage.rocks_options import UNFLUSHED_FLUSHES_MAX, RocksSettings
 from hypercluster.values import NO_INDEX, NO_TERM, ZERO_DIGEST, Digest, Index, Term
 
+FORMAT_KEY: Final = b"format"
+FORMAT_VERSION: Final = 1  # of the families and the records beside them
 APPLIED_KEY: Final = b"applied"
 APPLIED_RECORD: Final = struct.Struct(">BQQ32sQ")  # version, index, term, digest, last stamp
 APPLIED_VERSION: Final = 1
@@ -81,9 +83,15 @@ def encode_applied(applied: Applied) -> bytes:
 
 def read_applied(database: RocksDatabase) -> Applied:
     """The applied record of an open database; raises DamagedError."""
-    record = database.local(APPLIED_KEY)
+    found_format, record = database.local(FORMAT_KEY), database.local(APPLIED_KEY)
+    if found_format is not None and found_format[0] > FORMAT_VERSION:
+        raise WrongDirectoryError(
+            f"{database.path} has format {found_format[0]}, this version knows {FORMAT_VERSION}: start the newer one"
+        )
+    if found_format is None and record is None:
+        return NOTHING_APPLIED  # new, or killed before its first flush
     if record is None:
-        return NOTHING_APPLIED
+        record = encode_applied(NOTHING_APPLIED)
     if len(record) != APPLIED_RECORD.size or record[0] != APPLIED_VERSION:
         raise DamagedError(
             f"the applied record in {database.path} is not readable. Re-seed this node: hypercluster member reseed"
@@ -106,7 +114,13 @@ class RocksStore:
     def open(self) -> None:
         """Opens the directory, at start and after an install. What it finds is flushed by definition."""
         self._database = RocksDatabase(self.path, self._settings)
-        self._applied = read_applied(self._database)
+        try:
+            self._applied = read_applied(self._database)
+            if self._database.local(FORMAT_KEY) is None:
+                self._database.write((), (FORMAT_KEY, bytes([FORMAT_VERSION])))
+        except BaseException:
+            self._database.close()
+            raise
         self._flushed_index = self._frozen_index = self._applied.index
         self._active_bytes = 0
         self._commits = 0
@@ -222,6 +236,13 @@ class RocksStore:
         if self._failed is None:
             self.flush()
         self._database.close()
+
+    def replace(self, install: Callable[[], object]) -> None:
+        """Closes the directory, lets `install` put another in its place, and opens that. What was not flushed
+        of the old state is given up: a plan on disk already says that the new one is the state."""
+        self._database.close()
+        install()
+        self.open()
 
     # --- inside ------------------------------------------------------------------------------------
 
