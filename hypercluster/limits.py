@@ -83,6 +83,8 @@ WATCH_QUEUE_EVENTS_MAX: Final = 1_000  # WS-51; beyond it the watcher is cut ove
 WATCH_QUEUE_BYTES_MAX: Final = 4 * MIB
 WATCH_SLICE_BYTES: Final = 256 * KIB  # one message of a catch-up
 APPLY_TURN_US: Final = 2_000
+VERSIONS_KEEP_ENTRIES: Final = 1_000_000  # old versions stay this many Raft entries (D-18)
+DISK_LOW_BYTES: Final = 256 * MIB  # with less room a node refuses writes; four flushes and a segment fit in it (CL-4)
 DIGESTS_KEPT: Final = 1_024  # recent indexes whose digest is known without a read (CL-17)
 
 # RPC (CL-13).
