@@ -112,18 +112,21 @@ class Proposer:
                 raise
             self._turn_away(addressed, error, sink)
             return
+        self.submit_run(run, message, caller, sink)
+
+    def submit_run(self, run: Run, message: bytes, caller: Caller, sink: Sink, *, limited: bool = True) -> None:
+        """`run` is what `message` parses to. The node's own commands are not `limited` by a rate."""
         try:
-            ticket = self._admit(run, message, caller, sink)
+            ticket = self._admit(run, message, caller, sink, limited)
         except TurnedAwayError as error:
             self._turn_away(address_of(run), error, sink)
             return
         if ticket is not None:
             self._enter(ticket)
 
-    def _admit(self, run: Run, message: bytes, caller: Caller, sink: Sink) -> Ticket | None:
+    def _admit(self, run: Run, message: bytes, caller: Caller, sink: Sink, limited: bool) -> Ticket | None:
         """None: answered already, from what apply stored. Raises TurnedAwayError."""
         group = DecodedGroup(message, caller.principal, caller.scope, caller.worker, run)
-        settings = self._settings
         self._standing.require_writes(stopping=self._stopping)
         judged = self._admission.judged(run.client_id)
         if judged is not None and run.first_seq <= judged:
@@ -131,24 +134,29 @@ class Proposer:
             if result is not None:
                 self._answer(sink, verdicts_of(result, self._standing.term()))
                 return None
-        ops, size_bytes, now_s = len(run.ops), len(message), self._turns.time()
-        if (
-            self.pending_ops + ops > settings.pending_ops_max
-            or self.pending_bytes + size_bytes > settings.pending_bytes_max
-        ):
+        now_s = self._turns.time()
+        self._require_room(len(run.ops), len(message))
+        if limited:
+            self._require_rate(caller.principal, len(run.ops), len(message), now_s)
+        bulk, flush = _kinds(run)
+        return Ticket(group, caller, sink, len(run.ops), len(message), bulk, flush, now_s)
+
+    def _require_room(self, ops: int, size_bytes: int) -> None:
+        ops_max, bytes_max = self._settings.pending_ops_max, self._settings.pending_bytes_max
+        if self.pending_ops + ops > ops_max or self.pending_bytes + size_bytes > bytes_max:
             raise QueueFullError(
-                f"{self.pending_ops} commands ({self.pending_bytes} bytes) wait for an answer, limit "
-                f"{settings.pending_ops_max} ({settings.pending_bytes_max} bytes): send again later"
+                f"{self.pending_ops} commands ({self.pending_bytes} bytes) wait for an answer, limit {ops_max} "
+                f"({bytes_max} bytes): send again later"
             )
-        pause_ms = self._rates.admit(caller.principal, ops, size_bytes, now_s)
+
+    def _require_rate(self, principal: str, ops: int, size_bytes: int, now_s: float) -> None:
+        pause_ms = self._rates.admit(principal, ops, size_bytes, now_s)
         if pause_ms:
             self._metrics.rate_limit_rejections.inc()
-            rate = settings.rate
+            rate = self._settings.rate
             raise RateLimitedError(
-                f"{caller.principal} may send {rate.ops_per_s} commands and {rate.bytes_per_s} bytes a second", pause_ms
+                f"{principal} may send {rate.ops_per_s} commands and {rate.bytes_per_s} bytes a second", pause_ms
             )
-        bulk, flush = _kinds(run)
-        return Ticket(group, caller, sink, ops, size_bytes, bulk, flush, now_s)
 
     def _enter(self, ticket: Ticket) -> None:
         run = ticket.group.run

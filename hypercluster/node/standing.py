@@ -29,6 +29,7 @@ class Standing:
         self._client_address = client_address
         self._seen: EngineStatus | None = None
         self.commit_times = Percentiles()
+        self.disk_low = False  # set by the disk watch: room is left for what is under way, not for more (CL-4)
 
     def status(self) -> EngineStatus:
         """As of some moment in this turn of the loop."""
@@ -59,7 +60,7 @@ class Standing:
         self.require_leads()
         if stopping:
             raise ShuttingDownError("this node is shutting down and hands leadership over")
-        refusing = self.status().refusing_writes
+        refusing = self.status().refusing_writes or ("DISK_FULL" if self.disk_low else "")
         if refusing:
             raise self.turn_away(NotProposed(refusing, self.status().node_id))
 

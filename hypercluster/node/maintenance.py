@@ -1,0 +1,158 @@
+"""What the leader proposes by itself, and what every node watches: silent lanes, old versions, room on the disk.
+
+Owns: the lane of the node's own commands, how often and how much is proposed, and the low-water mark of the disk.
+Never: changes state but by commands that apply judges like all others; more than one upkeep message in flight.
+Invariants: each command is guarded by the value it saw (a lane's last seq), so a late one does nothing; a node short
+of room refuses writes before its log or state could fail, hands leadership over, and comes back by itself (CL-4).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hypercluster import limits
+from hypercluster.log.admission import admit
+from hypercluster.node.proposer import Proposer
+from hypercluster.node.standing import Standing
+from hypercluster.node.words import Caller, Verdict
+from hypercluster.pb.v1.command_pb2 import Command, ForgetLane, MaintenanceCommand, RaiseVersionsFloor, Submit
+from hypercluster.raft.engine import Clock, Engine, ProposalOutcome
+from hypercluster.state_machine import queries
+from hypercluster.state_machine.store import Reader
+from hypercluster.values import Nanos, Role, Scope
+
+log = logging.getLogger(__name__)
+
+UPKEEP_EVERY_S = 10.0
+LANES_A_ROUND = 64
+VERSIONS_STEP_ENTRIES = 10_000  # the floor moves when it can move this far
+DISK_LOOK_S = 1.0
+DISK_BACK_FACTOR = 2  # room must be twice the mark before writes come back
+HANDOVER_PAUSE_S = 10.0
+NODE_SCOPE = Scope("hypercluster", "maintenance")
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceSettings:
+    versions_keep_entries: int = limits.VERSIONS_KEEP_ENTRIES
+    lane_silent_s: int = limits.LANE_SILENT_FORGET_S
+    lanes_max: int = limits.LANES_MAX
+    disk_low_bytes: int = limits.DISK_LOW_BYTES
+
+
+class Maintenance:
+    """`look` is called by the lifecycle now and then; it decides itself what is due."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        proposer: Proposer,
+        standing: Standing,
+        reader: Reader,
+        clock: Clock,
+        free_bytes: Callable[[], int],
+        settings: MaintenanceSettings,
+        *,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._engine = engine
+        self._proposer = proposer
+        self._standing = standing
+        self._reader = reader
+        self._clock = clock
+        self._free_bytes = free_bytes
+        self._settings = settings
+        self._random_bytes = random_bytes
+        self._caller = Caller(f"node:{standing.status().node_id}", NODE_SCOPE, "")
+        self._client_id = b""
+        self._next_seq = 1
+        self._in_flight = False
+        self._upkeep_due_s = 0.0
+        self._disk_due_s = 0.0
+        self._handover_due_s = 0.0
+
+    def look(self) -> None:
+        now_s = self._clock.monotonic()
+        if now_s >= self._disk_due_s:
+            self._disk_due_s = now_s + DISK_LOOK_S
+            self._watch_disk(now_s)
+        leads = self._standing.status().role is Role.LEADER
+        if leads and now_s >= self._upkeep_due_s and not self._in_flight:
+            self._upkeep_due_s = now_s + UPKEEP_EVERY_S
+            commands = self.due()
+            if commands:
+                self._propose(commands)
+
+    # -- room -------------------------------------------------------------------------------------
+
+    def _watch_disk(self, now_s: float) -> None:
+        free_bytes, mark = self._free_bytes(), self._settings.disk_low_bytes
+        standing = self._standing
+        if standing.disk_low and free_bytes >= DISK_BACK_FACTOR * mark:
+            standing.disk_low = False
+            log.warning("there is room on the disk again", extra={"fields": {"free_bytes": free_bytes}})
+        elif not standing.disk_low and free_bytes < mark:
+            standing.disk_low = True
+            log.error(
+                "the disk is nearly full: writes are refused",
+                extra={"fields": {"free_bytes": free_bytes, "mark": mark}},
+            )
+        if standing.disk_low and standing.status().role is Role.LEADER and now_s >= self._handover_due_s:
+            self._handover_due_s = now_s + HANDOVER_PAUSE_S
+            self._engine.transfer_leadership(None, _noted)
+
+    # -- upkeep -----------------------------------------------------------------------------------
+
+    def due(self) -> list[MaintenanceCommand]:
+        return self._lanes_due() or self._versions_due()
+
+    def _lanes_due(self) -> list[MaintenanceCommand]:
+        settings = self._settings
+        before_ns = self._clock.wall_ns() - settings.lane_silent_s * 1_000_000_000
+        silent = queries.oldest_lanes(self._reader, Nanos(before_ns), LANES_A_ROUND)
+        too_many = queries.lane_count(self._reader) - settings.lanes_max
+        if not silent and too_many > 0:
+            silent = queries.oldest_lanes(self._reader, Nanos(self._clock.wall_ns()), min(too_many, LANES_A_ROUND))
+        return [
+            MaintenanceCommand(forget_lane=ForgetLane(client_id=client_id, last_seq=last_seq))
+            for client_id, last_seq in silent
+        ]
+
+    def _versions_due(self) -> list[MaintenanceCommand]:
+        floor = queries.versions_floor(self._reader)
+        wanted = self._standing.status().applied_index - self._settings.versions_keep_entries
+        if queries.versions_backlog(self._reader):
+            wanted = max(floor, 0)
+        elif wanted < floor + VERSIONS_STEP_ENTRIES:
+            return []
+        return [MaintenanceCommand(raise_versions_floor=RaiseVersionsFloor(floor_index=wanted))]
+
+    def _propose(self, commands: Sequence[MaintenanceCommand]) -> None:
+        if not self._client_id:
+            self._client_id = self._random_bytes(16)
+        message = Submit(
+            client_id=self._client_id,
+            first_seq=self._next_seq,
+            floor=self._next_seq - 1,
+            basis=self._standing.status().applied_index,
+            commands=[Command(maintenance=command).SerializeToString() for command in commands],
+        ).SerializeToString()
+        self._in_flight = True
+        count = len(commands)
+
+        def answered(verdicts: Sequence[Verdict]) -> None:
+            self._in_flight = False
+            if all(verdict.raft_index for verdict in verdicts):
+                self._next_seq += count
+                self._upkeep_due_s = 0.0  # there may be more
+            else:
+                self._client_id, self._next_seq = b"", 1  # what became of it does not matter: start another lane
+
+        self._proposer.submit_run(admit(message, maintenance=True), message, self._caller, answered, limited=False)
+
+
+def _noted(_: ProposalOutcome | None) -> None:
+    """Whoever leads then refuses or takes writes by its own disk."""
