@@ -82,7 +82,7 @@ def _integer(text: str) -> int:
 
 def _fraction(text: str) -> int:
     """Refuses what would become infinite: exact, and without a float."""
-    mantissa, _, exponent_text = text.lower().lstrip("-").partition("e")
+    mantissa, _, exponent_text = text.replace("E", "e").lstrip("-").partition("e")
     whole, _, fraction = mantissa.partition(".")
     digits = (whole + fraction).lstrip("0")
     if not digits or (not exponent_text and len(whole) < _OVERFLOW_DIGITS):
