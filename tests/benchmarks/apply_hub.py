@@ -74,7 +74,9 @@ def measure(entries: int, seed: int) -> dict[str, float]:
         done = clock()
         store.write(applied.changes)
         assert not any(run.reasons for group in applied.groups for run in group.runs)
-        for name, seconds in zip(spent, (admitted - start, encoded - admitted, parsed - encoded, done - parsed), strict=True):
+        for name, seconds in zip(
+            spent, (admitted - start, encoded - admitted, parsed - encoded, done - parsed), strict=True
+        ):
             spent[name].append(seconds)
     gc.unfreeze()
     return {name: _fast(times) / (RUN_COMMANDS * ENTRY_RUNS) * 1e6 for name, times in spent.items()}
