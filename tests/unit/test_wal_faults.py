@@ -37,6 +37,17 @@ def fill(driver: Driver) -> None:
     pytest.fail("the disk never was full")
 
 
+def into_the_reserve(driver: Driver) -> None:
+    """Saves terms until the reserve has become the newest segment, and a few more."""
+    pool = driver.wal._pool
+    left = 3
+    while left:
+        driver.save_hard_state(driver.now.hard_state.term + 1, "n2")
+        driver.sync()
+        left -= pool.ready < pool.reserve
+    assert pool.full
+
+
 # --- an error is final -----------------------------------------------------------------------------
 
 
@@ -126,9 +137,9 @@ def test_on_a_full_disk_only_appends_are_refused_and_room_brings_them_back() -> 
     refused = driver.now
     with pytest.raises(DiskFullError, match="reserve"):
         driver.wal.append([LogEntry(Index(refused.last_index + 1), Term(1), payload(RNG, 1000))])
-    for term in range(2, 30):  # more than what the segment in use has left: into the reserve
-        driver.save_hard_state(term, "n2")
-        driver.sync()
+    into_the_reserve(driver)
+    with pytest.raises(DiskFullError):
+        driver.wal.append([LogEntry(Index(refused.last_index + 1), Term(99), b"small")])
     driver.save_commit_index(refused.last_index - 3)
     driver.truncate_from(refused.last_index - 1)
     driver.sync()
@@ -140,9 +151,7 @@ def test_on_a_full_disk_only_appends_are_refused_and_room_brings_them_back() -> 
 def test_compaction_makes_room_and_restores_the_reserve() -> None:
     _, driver = fresh(segments=6)
     fill(driver)
-    for term in range(1, 25):
-        driver.save_hard_state(term, None)
-        driver.sync()
+    into_the_reserve(driver)
     driver.compact_to(driver.now.last_index)
     driver.sync()
     assert not driver.wal.dirty
@@ -192,16 +201,14 @@ def test_a_reset_fits_a_full_disk_and_frees_it() -> None:
 def test_a_log_opens_on_a_full_disk_and_a_new_one_says_there_is_no_room() -> None:
     disk, driver = fresh(segments=6)
     fill(driver)
-    for term in range(1, 25):
-        driver.save_hard_state(term, None)
-        driver.sync()
+    into_the_reserve(driver)
     driver.wal.close()
     disk.set_capacity(0)
     wal, _ = open_log(disk)
     assert read_back(wal).same_log(driver.now)
     with pytest.raises(DiskFullError):
-        wal.append([LogEntry(Index(wal.last_index + 1), Term(24), payload(RNG, 1000))])
-    wal.save_hard_state(HardState(Term(25), NodeId("n3")))
+        wal.append([LogEntry(Index(wal.last_index + 1), wal.hard_state.term, payload(RNG, 1000))])
+    wal.save_hard_state(HardState(Term(99), NodeId("n3")))
     wal.sync()
     with pytest.raises(DiskFullError):
         open_log(SimDisk(random.Random(1), SEGMENT_BYTES // 2))

@@ -289,18 +289,28 @@ class Wal:
         spare = self._pool.ready - self._pool.reserve
         if spare >= 0 and need <= self._active_free_bytes:
             return
-        if spare > 0 and need + self._entry_bytes_max <= spare * record_bytes_max(self._segment_bytes):
+        further = self._segments_for(need)
+        if 0 < further <= spare:
             return
-        free = self._disk.free_bytes(self._directory)
+        try:
+            free = self._disk.free_bytes(self._directory)
+        except OSError as error:
+            raise DiskFailedError(f"the free room of {self._directory} can not be read: {error}") from error
         missing = self._pool.missing_bytes
-        further = (need + self._entry_bytes_max) // record_bytes_max(self._segment_bytes)  # beyond the missing one
-        if free >= missing + further * self._segment_bytes and not self._pool.full:
+        if free >= missing + (further - 1) * self._segment_bytes and not self._pool.full:
             return
         # A job that only makes room: when it finishes, the log takes entries again.
         self._room_wanted = free >= min(missing, self._segment_bytes)
         raise DiskFullError(
             f"no room for {bytes_wanted} bytes of log in {self._directory}: {free} bytes are free, the reserve is kept"
         )
+
+    def _segments_for(self, bytes_wanted: int) -> int:
+        """New segments that take records of so many bytes; at the end of each, less than one entry stays unused."""
+        capacity = record_bytes_max(self._segment_bytes)
+        if bytes_wanted <= capacity:
+            return 1
+        return -(-bytes_wanted // max(1, capacity - self._entry_bytes_max))
 
     # --- durability -----------------------------------------------------------------------------------
 
