@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from hypercluster.credentials.tls import ReloadingFiles, TlsFiles
+from hypercluster.raft import peer_timing
 from hypercluster.raft.peer_hello import LocalNode
 from hypercluster.raft.peer_timing import PeerTiming
 from hypercluster.raft.peer_transport import GrpcPeerTransport
@@ -26,10 +27,16 @@ def rss_bytes() -> int:
     return int(os.pread(_STATM, 100, 0).split()[1]) * resource.getpagesize()
 
 
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 async def serve(config: dict[str, object]) -> None:
     if config.get("descriptors_max"):
         limit = int(str(config["descriptors_max"]))
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    if config.get("known_bad_unbounded_messages"):
+        peer_timing.PEER_MESSAGE_BYTES_MAX = -1  # type: ignore[misc]
     directory = Path(str(config["tls"]))
     fatal: list[str] = []
     transport = GrpcPeerTransport(
@@ -66,7 +73,13 @@ async def serve(config: dict[str, object]) -> None:
     print(port, flush=True)
     loop = asyncio.get_running_loop()
     while await loop.run_in_executor(None, sys.stdin.readline):
-        report = {**seen, "rss": rss_bytes(), "refused": transport.refused_counts(), "fatal": fatal}
+        report = {
+            **seen,
+            "rss": rss_bytes(),
+            "peak": peak_bytes(),
+            "refused": transport.refused_counts(),
+            "fatal": fatal,
+        }
         print(json.dumps(report), flush=True)
     transport.close()
     await transport.wait_closed()

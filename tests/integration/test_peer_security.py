@@ -484,6 +484,26 @@ async def test_a_member_can_not_send_a_message_over_the_limit(victim: Node) -> N
     await the_true_member_still_gets_in(victim)
 
 
+async def peak_growth_of_a_large_message_bytes(tmp_path: Path, **config: Any) -> int:
+    """A member sends 100 MiB as one message, window by window as HTTP/2 wants it."""
+    remote = Remote(tmp_path, N2, **config)
+    try:
+        before = remote.report()["peak"]
+        await attack.knock(remote.port, certs.node("n1"), [attack.hello(), bytes(100 * MIB)], pause=True)
+        return int(remote.report()["peak"]) - int(before)
+    finally:
+        await asyncio.to_thread(remote.stop)
+
+
+@pytest.mark.req("SEC-3")
+async def test_a_message_over_the_limit_is_not_taken_into_memory(tmp_path: Path) -> None:
+    assert await peak_growth_of_a_large_message_bytes(tmp_path) < 24 * MIB
+
+
+async def test_known_bad_unbounded_messages_are_noticed(tmp_path: Path) -> None:
+    assert await peak_growth_of_a_large_message_bytes(tmp_path, known_bad_unbounded_messages=True) > 90 * MIB
+
+
 @pytest.mark.req("SEC-3")
 async def test_exhausted_descriptors_do_not_close_the_listener_for_good(tmp_path: Path) -> None:
     """200 half-open connections against 64 descriptors; once they are over, members get in again."""
