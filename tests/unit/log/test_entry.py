@@ -78,6 +78,14 @@ def test_random_values_are_not_even_tried(monkeypatch: pytest.MonkeyPatch) -> No
         encode_batch(batch(WORDS))
 
 
+@pytest.mark.req("D-13")
+def test_a_frame_that_saves_less_than_a_tenth_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framing, "_looks_compressible", lambda _: True)
+    noise = random.Random(7).randbytes(8_000)
+    message = submit(client(1), 1, [chunk_put(noise)], workspace=bytes(16))
+    assert encode_batch(entry([group(message)]))[1] == CODEC_PLAIN
+
+
 @pytest.mark.req("D-5")
 @pytest.mark.parametrize("payload", [b"1", WORDS])
 def test_the_next_stamp_is_read_from_the_head(payload: bytes) -> None:

@@ -9,14 +9,27 @@ from blake3 import blake3
 
 from hypercluster.errors import ApplyFailedError, InvariantError
 from hypercluster.log.entry import decode_entry, encode_batch, encode_config, encode_no_op
+from hypercluster.pb.v1.command_pb2 import ForgetLane
 from hypercluster.state_machine import hub, meta, queries
 from hypercluster.state_machine.digest import next_digest
 from hypercluster.state_machine.machine import Machine, Quarantined
 from hypercluster.state_machine.oplog import read_ops
-from hypercluster.state_machine.outcome import FORBIDDEN, INTERNAL, OK, SEQ_GAP, UNKNOWN
+from hypercluster.state_machine.outcome import FORBIDDEN, INTERNAL, OK, PRECONDITION_FAILED, SEQ_GAP, UNKNOWN
 from hypercluster.state_machine.store import Change, Family, MemoryStore
 from hypercluster.values import ZERO_DIGEST, ClusterId, Digest, HistoryId, Index, Nanos, Scope, Term
-from tests.fakes.commands import SCOPE, STAMP_NS, Replica, answers, client, entry, group, hub_set, reasons, submit
+from tests.fakes.commands import (
+    SCOPE,
+    STAMP_NS,
+    Replica,
+    answers,
+    client,
+    entry,
+    group,
+    hub_set,
+    maintenance,
+    reasons,
+    submit,
+)
 
 
 @pytest.mark.req("CL-17")
@@ -209,3 +222,37 @@ def test_silent_lanes_are_listed_oldest_first() -> None:
     assert queries.oldest_lanes(replica.store, Nanos(99 * hour_ns), 10)[-1] == (client(1), 2)
     assert queries.oldest_lanes(replica.store, Nanos(99 * hour_ns), 1) == [(client(3), 1)]
     assert queries.lane_count(replica.store) == 3
+
+
+def forget(number: int, last_seq: int) -> bytes:
+    return maintenance(forget_lane=ForgetLane(client_id=client(number), last_seq=last_seq))
+
+
+@pytest.mark.req("D-7")
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_client_forgotten_earlier_in_the_same_entry_is_unknown(cold: bool) -> None:
+    """The store still shows its lane; the entry does not."""
+    replica = Replica()
+    for seq in (1, 2):
+        replica.run(client(1), seq, hub_set(b"a"))
+    if cold:
+        replica.restart()
+    upkeep = group(submit(client(9), 1, [forget(1, 2)]), principal="leader")
+    again = [hub_set(b"a")]
+    late = group(submit(client(1), 2, again, basis=1))
+    fresh = group(submit(client(1), 2, again, basis=2))
+    applied = replica.apply(upkeep, late, fresh)
+    assert [reasons(result) for result in applied.groups] == [[OK], [UNKNOWN], [OK]]
+    assert applied.groups[2].runs[0].versions == (3,)
+    replica.restart()
+    assert answers(replica.run(client(1), 2, hub_set(b"a"))) == [(2, 3, OK, 3)]
+    assert queries.lane_count(replica.store) == 2
+
+
+@pytest.mark.req("D-7")
+def test_a_lane_can_not_forget_itself() -> None:
+    replica = Replica()
+    replica.run(client(1), 1, hub_set(b"a"))
+    assert reasons(replica.run(client(1), 2, forget(1, 1))) == [PRECONDITION_FAILED]
+    assert replica.machine.last_seq(client(1)) == 2
+    assert queries.dedupe_floor(replica.store) == 0
