@@ -1,0 +1,30 @@
+"""A test build of the command line: `python -m tests.known_bad.serve --bad NAME ARGUMENTS…`.
+
+Breaks one safety rule in this process, then runs the product's command with the arguments that follow. There is no
+way from the product to here: nothing under hypercluster/ imports tests/.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from tests.known_bad import dedupe_off
+
+BAD: dict[str, Callable[[], None]] = {
+    "dedupe_off": dedupe_off.install,
+}
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) < 2 or arguments[0] != "--bad" or arguments[1] not in BAD:
+        sys.exit(f"usage: python -m tests.known_bad.serve --bad {{{','.join(sorted(BAD))}}} ARGUMENTS…")
+    BAD[arguments[1]]()
+    print(f"test build: {arguments[1]}", file=sys.stderr, flush=True)
+    from hypercluster.cli.main import main as run
+
+    run(arguments[2:])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
