@@ -184,6 +184,22 @@ def test_a_missing_segment_is_damage() -> None:
 
 
 @pytest.mark.req("CL-3")
+def test_a_segment_whose_seal_never_was_written_still_has_to_reach_its_successor() -> None:
+    """The power was cut between naming the new segment and sealing the old one."""
+    built = Built(19)
+    for at, name in enumerate(built.segments[:-1]):
+        content = built.image[name]
+        *_, last, seal = groups_of(content, at + 1)
+        unsealed = {**built.image, name: content[: seal.start] + bytes(len(seal)) + content[seal.stop :]}
+        outcome = open_image(unsealed)
+        assert outcome is not None and outcome[0].same_log(built.after)
+        for offset in range(last.start, last.stop, 7):
+            assert open_image(flipped(unsealed, name, offset, 2)) is None
+        cut = {**unsealed, name: content[: last.start] + bytes(len(content) - last.start)}
+        assert open_image(cut) is None, "a group that its successor counts on is missing"
+
+
+@pytest.mark.req("CL-3")
 def test_segments_swapped_or_repeated_are_damage() -> None:
     built = Built(15)
     first, second, third = built.segments
