@@ -72,7 +72,7 @@ class RaftEngine(Checkpointing):
         check(not self._started, "an engine is started once")
         self._started = True
         self.parts.transport.start(self._on_frame_bytes, self._on_connected, self._on_disconnected)
-        self.parts.transport.set_peers(self.membership())
+        self.parts.transport.set_peers(self.speaking_members())
         self.parts.wake()
 
     def stop(self) -> None:

@@ -105,7 +105,7 @@ class Checkpointing(Replication):
 
     def on_checkpoint_ack(self, peer: Peer, ack: CheckpointAck) -> None:
         self.observe_term(ack.term)
-        if not self.is_leader() or ack.term != self.term():
+        if not self.is_leader() or not peer.active or ack.term != self.term():
             return
         peer.heard_s = self.now()
         peer.acked_round = max(peer.acked_round, ack.round)

@@ -34,7 +34,7 @@ from hypercluster.raft.proposals import Proposals, call_safely
 from hypercluster.raft.reads import Freshness, ReadRounds
 from hypercluster.raft.settings import EngineParts, EngineSettings
 from hypercluster.storage.wal.types import SyncJob
-from hypercluster.values import Index, Membership, NodeId, Role, Suffrage, Term
+from hypercluster.values import Index, Member, Membership, NodeId, Role, Suffrage, Term
 
 log = logging.getLogger(__name__)
 
@@ -232,32 +232,40 @@ class EngineCore(SyncObj):
     # --- peers ------------------------------
 
     def _rebuild_peers(self) -> None:
-        """After a change of configuration, appended, truncated or installed. A stream that stays keeps its state."""
+        """After a change of configuration: appended, committed, truncated or installed. A stream that stays keeps its
+        state; who is only in a configuration that may come back is heard, and sent nothing."""
         before, self.peers = self.peers, {}
-        for member in self.membership().members:
-            if member.node_id == self.node_id:
-                continue
-            old = before.get(member.node_id)
-            if old is not None and old.member.incarnation == member.incarnation:
-                old.member = member
-                self.peers[member.node_id] = old
-                continue
-            peer = Peer(member, PeerNode(member.node_id))
-            if old is not None:
-                peer.connected, peer.hello, peer.refused = old.connected, old.hello, old.refused
-            self._SyncObj__raftNextIndex[peer.node] = self.wal.last_index + 1
-            self._SyncObj__raftMatchIndex[peer.node] = 0
-            peer.heard_s = self.now()
-            self.peers[member.node_id] = peer
+        possible = self.members.possible_members(self.commit_index())
+        for member in possible:
+            if member.node_id != self.node_id:
+                self.peers[member.node_id] = self._peer_for(member, before.get(member.node_id))
         for gone in sorted(before.keys() - self.peers.keys()):
             self._SyncObj__raftNextIndex.pop(before[gone].node, None)
             self._SyncObj__raftMatchIndex.pop(before[gone].node, None)
             self.clocks.forget(gone)
-        self.peer_list = [self.peers[node_id] for node_id in sorted(self.peers)]
+        self.peer_list = [peer for _, peer in sorted(self.peers.items()) if peer.active]
         self._SyncObj__otherNodes = {peer.node for peer in self.peer_list if peer.is_voter}
         self._SyncObj__readonlyNodes = {peer.node for peer in self.peer_list if not peer.is_voter}
         if self._started and not self.stopped:
-            self.parts.transport.set_peers(self.membership())
+            self.parts.transport.set_peers(self.speaking_members())
+
+    def speaking_members(self) -> Membership:
+        current = self.membership()
+        possible = self.members.possible_members(self.commit_index())
+        return Membership(current.index, current.configured_voters, possible)
+
+    def _peer_for(self, member: Member, old: Peer | None) -> Peer:
+        active = self.membership().find(member.node_id) == member
+        if old is not None and old.member.incarnation == member.incarnation:
+            old.member, old.active = member, active
+            return old
+        peer = Peer(member, PeerNode(member.node_id), active)
+        if old is not None:
+            peer.connected, peer.hello, peer.refused = old.connected, old.hello, old.refused
+        self._SyncObj__raftNextIndex[peer.node] = self.wal.last_index + 1
+        self._SyncObj__raftMatchIndex[peer.node] = 0
+        peer.heard_s = self.now()
+        return peer
 
     def say_hello(self, peer: Peer, *, ask: bool = False) -> None:
         """First frame of every stream, and the answer to an empty one, which asks "who are you?"."""

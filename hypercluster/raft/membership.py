@@ -110,6 +110,16 @@ class MembershipLog:
             found = membership
         return found
 
+    def possible_members(self, commit_index: Index) -> tuple[Member, ...]:
+        """Members of the newest configuration and of every one that a truncation may bring back. A node that heard
+        only those of the newest could be deaf to the leader that is about to truncate it."""
+        committed = self.at(commit_index).index
+        found: dict[NodeId, Member] = {}
+        for membership in self._known:
+            if membership.index >= committed:
+                found.update({m.node_id: m for m in membership.members})
+        return tuple(found[node_id] for node_id in sorted(found))
+
     def forget_below(self, index: Index) -> None:
         """Compaction to `index`: the newest at or below it becomes the base."""
         base = self.at(index)

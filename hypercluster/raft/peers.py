@@ -39,6 +39,7 @@ class CheckpointSession:
 class Peer:
     member: Member
     node: PeerNode
+    active: bool = True  # in the newest configuration; otherwise only in one that may still come back
     connected: bool = False
     hello: Incarnation | None = None  # of the stream that is or was last open
     refused: bool = False  # its hello named another cluster or protocol
@@ -62,7 +63,7 @@ class Peer:
 
     @property
     def is_voter(self) -> bool:
-        return self.member.suffrage is Suffrage.VOTER
+        return self.active and self.member.suffrage is Suffrage.VOTER
 
     def sent(self, last: Index, size_bytes: int) -> None:
         self.in_flight.append((last, size_bytes))

@@ -28,12 +28,7 @@ class Replication(Elections):
         self._heartbeat_s = 0.0
         self._notice_s = float("inf")  # when the followers are told a commit index that no entry carried
         self._sent_up_to = Index(0)
-        self._acked_index = Index(0)  # highest success of this term (CL-5)
         super().__init__(parts, settings)
-
-    def _term_changed(self) -> None:
-        super()._term_changed()
-        self._acked_index = Index(0)
 
     # --- leader: sending ------------------------------
 
@@ -58,7 +53,7 @@ class Replication(Elections):
             self._SyncObj__sendAppendEntries()
 
     def _replicate_to(self, peer: Peer, *, heartbeat: bool) -> None:
-        if not peer.connected:
+        if not peer.connected or not peer.active:
             return
         now = self.now()
         if now - peer.heard_s > HELLO_AGAIN_S and now - peer.hello_sent_s > HELLO_AGAIN_S:
@@ -192,7 +187,7 @@ class Replication(Elections):
 
     def _acknowledge(self, peer: Peer, append: AppendEntries, verified: Index) -> None:
         """An acknowledgement of entries waits for their sync; a heartbeat's says at once what is durable already."""
-        self.verified_index = max(self.verified_index, verified)
+        self.verified_index = verified = max(self.verified_index, verified)
         after = self.journal.hard_generation
         match = min(verified, self.wal.durable_index)
         if append.entries and verified > match:
@@ -228,7 +223,7 @@ class Replication(Elections):
 
     def on_append_ack(self, peer: Peer, ack: AppendAck) -> None:
         self.observe_term(ack.term)
-        if not self.is_leader() or ack.term != self.term():
+        if not self.is_leader() or not peer.active or ack.term != self.term():
             return  # S2: an acknowledgement given to another leadership says nothing about this one
         now = self.now()
         peer.heard_s = now
@@ -261,7 +256,10 @@ class Replication(Elections):
         sent before the rewind answer frames that were given up: they count no second time."""
         following = self._SyncObj__raftNextIndex
         matched = self._SyncObj__raftMatchIndex[peer.node]
-        following[peer.node] = max(matched + 1, min(following[peer.node], hint, self.wal.last_index + 1))
+        before = following[peer.node]
+        following[peer.node] = max(matched + 1, min(before, hint, self.wal.last_index + 1))
+        if following[peer.node] == before:
+            return  # the same frame again would be rejected again: it waits for the heartbeat, or for a checkpoint
         peer.forget_flight()
         peer.rewound_round = self.round
         self.round += 1
@@ -293,6 +291,8 @@ class Replication(Elections):
         if index > self._SyncObj__raftCommitIndex:
             self._SyncObj__raftCommitIndex = index
             self.journal.setRaftCommitIndex(index)
+            if len(self.peers) != len(self.peer_list) and index >= self.membership().index:
+                self._rebuild_peers()
 
     def confirmed_round(self) -> int:
         """The newest round that a quorum of voters answered in this term, this node included."""

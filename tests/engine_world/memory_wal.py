@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hypercluster.errors import DiskFailedError, DiskFullError, check
-from hypercluster.storage.wal.types import HardState, LogEntry
+from hypercluster.storage.wal.types import HardState, LogEntry, SyncJob
 from hypercluster.values import Index, NodeId, Term
 
 
@@ -22,7 +22,7 @@ class LogImage:
     base_index: int = 0
     base_term: int = 0
     entries: list[LogEntry] = field(default_factory=list)
-    hard_state: HardState = HardState(Term(0), None)
+    hard_state: HardState = field(default_factory=lambda: HardState(Term(0), None))
     commit_index: int = 0
 
     def copy(self) -> LogImage:
@@ -222,11 +222,11 @@ class MemoryWal:
         self._generation += 1
         return self._job
 
-    def finish(self, job: MemoryJob) -> None:
-        check(job is self._job, "only the job that is out can finish")
-        self._job = None
+    def finish(self, job: SyncJob) -> None:
+        check(isinstance(job, MemoryJob) and job is self._job, "only the job that is out can finish")
         self._durable_generation = job.generation
-        self._durable = max(self._durable, job.last)
+        self._durable = max(self._durable, self._job.last if self._job is not None else 0)
+        self._job = None
 
     def sync(self) -> None:
         job = self.take_job()

@@ -62,6 +62,7 @@ class HistoryHost:
         self.poison: bytes | None = None
         self.twist = b""  # a defect in this node's apply: its digests differ
         self.contexts: list[object] = []
+        self.installed = 0
 
     def _fold(self, payload: bytes) -> None:
         self._digest = Digest(blake3(self._digest + payload).digest())
@@ -96,6 +97,7 @@ class HistoryHost:
         self.disk.history, self.disk.applied = list(self.history), self._applied
 
     def load(self, meta: CheckpointMeta, history: list[tuple[int, int, bytes]]) -> None:
+        self.installed += 1
         self.history, self._applied, self._digest = history, meta.index, meta.digest
         self._digests = {meta.index: meta.digest}
         self.flush()

@@ -6,6 +6,7 @@ test asks for it, and the same calls in the same order give the same outcome in 
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -95,6 +96,7 @@ class LinkTransport:
 
     def set_peers(self, membership: Membership) -> None:
         self.known = {m.node_id for m in membership.members}
+        self._world.relink_due = True
 
     def send(self, to: NodeId, frame: bytes) -> bool:
         return not self.closed and self._world.carry(self.name, to, frame)
@@ -120,8 +122,9 @@ class SimNode:
 
 class World:
     def __init__(
-        self, names: str = "abc", *, seed: int = 1, settings: EngineSettings | None = None, auto_sync: bool = True
-    ) -> None:
+        self, names: str = "abc", *, voters: str = "", seed: int = 1, settings: EngineSettings | None = None,
+        auto_sync: bool = True,
+    ) -> None:  # fmt: skip
         self.rng = random.Random(seed)
         self.settings = settings or EngineSettings()
         self.auto_sync = auto_sync
@@ -129,6 +132,8 @@ class World:
         self.names = list(names)
         self.links: dict[tuple[str, str], deque[bytes]] = {}
         self.swallowed: set[tuple[str, str]] = set()  # one-way cuts: sent, never delivered
+        self.wires: set[tuple[str, str]] = set()
+        self.relink_due = False
         self.nodes: dict[str, SimNode] = {}
         self.engines: dict[str, RaftEngine] = {}
         self.hosts: dict[str, HistoryHost] = {}
@@ -139,12 +144,9 @@ class World:
         self.wakes: dict[str, int] = {}
         self.on_apply: Callable[[str, int, int, bytes], None] = lambda *_: None
         for name in names:
-            self.nodes[name] = SimNode(name, members(names))
+            self.nodes[name] = SimNode(name, members(voters or names))
             self.start(name)
-        for one in names:
-            for other in names:
-                if one < other:
-                    self.connect(one, other)
+        self.connect_all()
 
     # --- nodes ---------------------------------------------------------------------
 
@@ -185,17 +187,16 @@ class World:
         return RaftEngine(parts, self.settings)
 
     def crash(self, name: str, rng: random.Random | None = None) -> None:
-        for other in self.names:
-            self.disconnect(name, other)
         self.nodes[name].up = False
         self.wals[name].crash(rng)
-        self.engines.pop(name).stop()
+        dying = self.engines.pop(name)
+        self.relink()
+        dying.parts = dataclasses.replace(dying.parts, wake=lambda: None)
+        dying.stop()
 
     def restart(self, name: str) -> RaftEngine:
         engine = self.start(name)
-        for other in self.names:
-            if other != name:
-                self.connect(name, other)
+        self.relink()
         return engine
 
     # --- links ---------------------------------------------------------------------
@@ -206,21 +207,50 @@ class World:
         return transport
 
     def connect(self, one: str, other: str) -> None:
-        if one not in self.engines or other not in self.engines or (one, other) in self.links:
-            return
+        """The wire is there; a stream comes up when both ends want it."""
+        self.wires.add((min(one, other), max(one, other)))
+        self.relink()
+
+    def disconnect(self, one: str, other: str) -> None:
+        self.wires.discard((min(one, other), max(one, other)))
+        self.relink()
+
+    def relink(self) -> None:
+        self.relink_due = False
+        for one in self.names:
+            for other in self.names:
+                if one < other:
+                    wanted = (one, other) in self.wires and self._both_want(one, other)
+                    if wanted and (one, other) not in self.links:
+                        self._link_up(one, other)
+                    elif not wanted and (one, other) in self.links:
+                        self._link_down(one, other)
+
+    def _both_want(self, one: str, other: str) -> bool:
+        if one not in self.engines or other not in self.engines:
+            return False
+        here, there = self._transport(one), self._transport(other)
+        return other in here.known and one in there.known and not here.closed and not there.closed
+
+    def _link_up(self, one: str, other: str) -> None:
         for a, b in ((one, other), (other, one)):
             self.links[a, b] = deque()
             self.swallowed.discard((a, b))
         for a, b in ((one, other), (other, one)):
             self._transport(a).on_connected(NodeId(b))
 
-    def disconnect(self, one: str, other: str) -> None:
-        if self.links.pop((one, other), None) is None:
-            return
-        self.links.pop((other, one))
+    def _link_down(self, one: str, other: str) -> None:
+        del self.links[one, other], self.links[other, one]
         for a, b in ((one, other), (other, one)):
             if a in self.engines:
                 self._transport(a).on_disconnected(NodeId(b))
+
+    def connect_all(self) -> None:
+        for one in self.names:
+            for other in self.names:
+                if one < other:
+                    self.wires.add((one, other))
+        self.relink()
 
     def isolate(self, name: str) -> None:
         for other in self.names:
@@ -262,6 +292,8 @@ class World:
         """Delivers and ticks until nothing moves, on all links or on these."""
         for _ in range(1000):
             moved = 0
+            if self.relink_due:
+                self.relink()
             for source, target in list(pairs) or sorted(self.links):
                 moved += self.deliver(source, target, 1000)
             for name in sorted(self.engines):
