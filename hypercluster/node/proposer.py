@@ -36,7 +36,7 @@ from hypercluster.raft.engine import Committed, Engine, NotProposed, ProposalOut
 from hypercluster.state_machine.decoded import DecodedEntry, DecodedGroup, HubOp, Run
 from hypercluster.state_machine.outcome import Applied, GroupResult
 from hypercluster.telemetry.metrics import Metrics
-from hypercluster.values import Nanos
+from hypercluster.values import ClientId, Nanos
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Admission:
     """The questions that admission asks of pure code and of the state."""
 
     parse: Callable[[bytes], Run]  # raises MalformedError or TooLargeError
-    judged: Callable[[bytes], int | None]  # the last seq of a lane that apply has judged
+    judged: Callable[[ClientId], int | None]  # the last seq of a lane that apply has judged
     stored: Callable[[DecodedGroup], GroupResult | None]  # the stored answer to a retry of the same bytes
 
 

@@ -44,6 +44,9 @@ class Standing:
     def term(self) -> int:
         return self.status().term
 
+    def leads(self) -> bool:
+        return self.status().role is Role.LEADER
+
     def leader_address(self, leader: NodeId | None) -> str:
         """Of `leader`, or of whom this node takes for the leader; '' when unknown."""
         known = leader or self.status().leader

@@ -1,0 +1,303 @@
+"""`hypercluster serve`: one node. The composition root: everything a node is made of is put together here.
+
+Owns: the wiring, in straight lines, and the process: event loop, logs, exit code.
+Never: logic that a test could want without a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import uvloop
+
+from hypercluster.cli.main import EXIT_FATAL
+from hypercluster.config import Config, ConfigError, load, split_address
+from hypercluster.credentials.tls import ReloadingFiles, TlsFiles
+from hypercluster.errors import MalformedError
+from hypercluster.log.admission import admit
+from hypercluster.log.entry import stamp_end
+from hypercluster.node.apply_loop import ApplyLoop
+from hypercluster.node.checkpoints import AnnouncedCheckpoints
+from hypercluster.node.dedupe import stored_answer
+from hypercluster.node.fanout import Fanout
+from hypercluster.node.lifecycle import Fatal, Hooks, Lifecycle
+from hypercluster.node.maintenance import Maintenance, MaintenanceSettings
+from hypercluster.node.op_log import stored_op_log
+from hypercluster.node.opening import OpenDirectory, Runners, open_directory
+from hypercluster.node.proposer import Admission, Proposer, ProposerSettings
+from hypercluster.node.rate_limit import RateSettings
+from hypercluster.node.reads import Reads
+from hypercluster.node.report import Fixed, Reporter
+from hypercluster.node.standing import Standing
+from hypercluster.node.timed_syncs import TimedSyncs
+from hypercluster.raft.adapter import RaftEngine
+from hypercluster.raft.driver import EngineDriver, SystemClock
+from hypercluster.raft.peer_hello import LocalNode
+from hypercluster.raft.peer_transport import GrpcPeerTransport
+from hypercluster.raft.settings import EngineParts, EngineSettings
+from hypercluster.raft.settings import Identity as EngineIdentity
+from hypercluster.rpc.cluster_service import ClusterService
+from hypercluster.rpc.command_service import CommandService
+from hypercluster.rpc.gate import Gate, GateSettings
+from hypercluster.rpc.hub_service import HubService
+from hypercluster.rpc.server import ClientServer
+from hypercluster.rpc.tls import client_listener_credentials
+from hypercluster.rpc.who import Authentication
+from hypercluster.rpc.workspace_service import WorkspaceService, encode_slice
+from hypercluster.telemetry import logs
+from hypercluster.telemetry.admin import AdminListener, Page, text_page
+from hypercluster.telemetry.metrics import Metrics
+from hypercluster.telemetry.percentiles import Percentiles
+from hypercluster.values import Index, NodeId, Scope
+
+
+@click.command()
+@click.option("--config", "config_path", required=True, type=click.Path(path_type=Path), help="The node's node.toml.")
+@click.option("--set", "flags", multiple=True, metavar="SECTION.NAME=VALUE", help="Overrides one setting; repeatable.")
+def serve(config_path: Path, flags: tuple[str, ...]) -> int:
+    """Run one node until it is told to stop (SIGTERM or Ctrl-C).
+
+    `hypercluster cluster init` writes the configuration. A stop hands leadership over, drains what is in flight and
+    ends within 10 seconds.
+    """
+    config = read_config(config_path, os.environ, flags)
+    logs.set_up(config.node.id, config.log.level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        error = runner.run(run_node(config, config_path.parent))
+    if error is None:
+        return 0
+    click.echo(f"error: {config.node.id} stopped: {error}", err=True)
+    sys.stderr.flush()
+    os._exit(EXIT_FATAL)  # a thread may hang in a call that will never return
+
+
+def read_config(path: Path, environment: Mapping[str, str], flags: tuple[str, ...]) -> Config:
+    """Raises ConfigError or MalformedError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MalformedError(f"{path}: {error}") from error
+    pairs = dict(flag.partition("=")[::2] for flag in flags)
+    return load(text, str(path), environment, pairs)
+
+
+async def run_node(config: Config, base: Path) -> BaseException | None:
+    """`base` is what relative paths of the configuration are relative to."""
+    loop = asyncio.get_running_loop()
+    fatal = Fatal()
+    fatal.watch_loop(loop)
+    runners = Runners.start(loop)
+    data_directory = str((base / config.node.data).resolve())
+    directory = open_directory(data_directory, NodeId(config.node.id), config.cluster.voters, runners, fatal)
+    try:
+        return await _Wiring(config, base, directory, fatal).run()
+    finally:
+        runners.close()
+
+
+class _Wiring:
+    """Every part of one node, in the order in which they need each other."""
+
+    def __init__(self, config: Config, base: Path, directory: OpenDirectory, fatal: Fatal) -> None:
+        self.config = config
+        self.directory = directory
+        self.fatal = fatal
+        self.release = version("hypercluster")
+        self.clock = SystemClock()
+        self.metrics = Metrics()
+        self.fsync_times = Percentiles()
+        self.files = ReloadingFiles(TlsFiles(base / config.tls.ca, base / config.tls.cert, base / config.tls.key))
+        self.loop = asyncio.get_running_loop()
+        self.driver = EngineDriver(self.loop, self.clock)
+        self._wire_engine()
+        self._wire_shell()
+        self.server = self._server()
+        self.admin = AdminListener(
+            {"/metrics": self._metrics_page, "/health": self._health_page, "/ready": self._ready_page}
+        )
+        hooks = Hooks(self.server.set_serving, self._stop_servers, self._close_engine, directory.close)
+        self.lifecycle = Lifecycle(
+            self.engine, self.proposer, self.reporter, self.maintenance, self.metrics, fatal, hooks
+        )
+
+    def _wire_engine(self) -> None:
+        identity, storage = self.directory.identity, self.directory.storage
+        address = self.config.client_address()
+        rng = random.Random(os.urandom(16))
+        local = LocalNode(identity.cluster_id, identity.node_id, identity.incarnation, address, self.release)
+        self.transport = GrpcPeerTransport(local, self.files, rng=rng, on_fatal=self.fatal)
+        self.addresses = ClientAddresses(identity.node_id, address, self.transport)
+        self.fanout = Fanout(stored_op_log(storage.store), self.loop, self.metrics, encode_slice)
+        self.host = ApplyLoop(
+            self.directory.machine,
+            storage.store,
+            storage.chunks,
+            self.fanout,
+            self.loop,
+            self.clock,
+            self.metrics,
+            on_applied=self._on_applied,
+            wake=self.driver.wake,
+        )
+        parts = EngineParts(
+            identity=EngineIdentity(identity.cluster_id, identity.node_id, identity.incarnation, address),
+            initial=self.directory.founding,
+            wal=self.directory.wal,
+            host=self.host,
+            checkpoints=AnnouncedCheckpoints(storage.checkpoints, self.host.state_replaced),
+            chunks=storage.chunks,
+            transport=self.transport,
+            clock=self.clock,
+            syncs=TimedSyncs(self.directory.runners.syncs, self.clock, self.metrics, self.fsync_times),
+            bulk=self.directory.runners.bulk,
+            rng=rng,
+            wake=self.driver.wake,
+            on_fatal=self.fatal,
+            flushed_index=self._flushed_index,
+            stamp_end=stamp_end,
+            has_room=lambda: storage.free_bytes() > 2 * MaintenanceSettings().disk_low_bytes,
+        )
+        self.engine = RaftEngine(parts, engine_settings(self.config))
+
+    def _wire_shell(self) -> None:
+        identity, storage, machine = self.directory.identity, self.directory.storage, self.directory.machine
+        self.standing = Standing(self.engine, self.loop, self.addresses)
+        self.reads = Reads(
+            self.engine,
+            self.standing,
+            lambda: self.host.applied_index,
+            lambda: staleness_ms(self.clock.boottime_ns(), self.engine.status().fresh_boottime_ns),
+            self.loop,
+            self.metrics,
+            node_id=identity.node_id,
+            cluster_id=identity.cluster_id,
+            history_id=identity.history_id,
+        )
+        admission = Admission(admit, machine.last_seq, lambda g: stored_answer(machine.lane(g.run.client_id), g))
+        settings = proposer_settings(self.config)
+        self.proposer = Proposer(self.engine, self.standing, admission, self.loop, self.metrics, settings)
+        self.reporter = Reporter(
+            self.standing,
+            Fixed(identity.cluster_id, identity.history_id, self.release, self.directory.path),
+            self.clock,
+            self.metrics,
+            self.fsync_times,
+            digest_at=self.host.digest_at,
+            flushed_index=self._flushed_index,
+            client_address=self.addresses,
+        )
+        self.maintenance = Maintenance(
+            self.engine,
+            self.proposer,
+            self.standing,
+            storage.store,
+            self.clock,
+            storage.free_bytes,
+            MaintenanceSettings(),
+        )
+
+    def _on_applied(self, index: int) -> None:
+        self.reads.on_applied(index)
+
+    def _flushed_index(self) -> Index:
+        return self.directory.storage.store.flushed_index
+
+    def _server(self) -> ClientServer:
+        config, storage = self.config, self.directory.storage
+        scope = Scope(config.access.org, config.access.project)
+        authentication = Authentication(self.directory.identity.cluster_id, scope)
+        operators = tuple(f"client:{name}" for name in config.access.operators)
+        gate = Gate(authentication, GateSettings(operators), self.metrics, self.fatal)
+        services = {
+            "hypercluster.v1.CommandService": CommandService(self.proposer),
+            "hypercluster.v1.HubService": HubService(storage.store, self.reads),
+            "hypercluster.v1.WorkspaceService": WorkspaceService(
+                storage.store, storage.chunks, self.reads, self.fanout, self.standing, self.directory.identity
+            ),
+            "hypercluster.v1.ClusterService": ClusterService(self.engine, self.standing, self.reporter),
+        }
+        return ClientServer(services, gate)
+
+    async def run(self) -> BaseException | None:
+        """Listens, replays, serves, and stops when told."""
+        config = self.config
+        await self.transport.listen(config.listen.peer)
+        self.driver.run(self.engine)
+        await self.server.start(config.listen.client, client_listener_credentials(self.files))
+        host, port = split_address(config.listen.admin) or ("127.0.0.1", 0)
+        await self.admin.start(host, port)
+        # What is alive now lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        return await self.lifecycle.run()
+
+    async def _stop_servers(self, grace_s: float) -> None:
+        await self.server.stop(grace_s)
+        await self.admin.stop()
+
+    async def _close_engine(self) -> None:
+        self.driver.close()
+        self.engine.stop()
+        self.transport.close()
+        await self.transport.wait_closed()
+
+    def _metrics_page(self) -> Page:
+        self.reporter.report()
+        return Page(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics.page())
+
+    def _health_page(self) -> Page:
+        return text_page(200, "ok\n")
+
+    def _ready_page(self) -> Page:
+        missing = self.reporter.not_ready()
+        return text_page(503, missing + "\n") if missing else text_page(200, "ready\n")
+
+
+class ClientAddresses:
+    """host:port of a node's client listener: our own, or as a peer told us."""
+
+    def __init__(self, own: NodeId, own_address: str, transport: GrpcPeerTransport) -> None:
+        self._own = own
+        self._own_address = own_address
+        self._transport = transport
+
+    def __call__(self, node_id: NodeId) -> str:
+        return self._own_address if node_id == self._own else self._transport.client_address(node_id)
+
+
+def staleness_ms(now_ns: int, fresh_ns: int) -> int | None:
+    """How old the state here may be; None when no leader has answered yet (CL-10)."""
+    return None if fresh_ns == 0 else max(0, -(-(now_ns - fresh_ns) // 1_000_000))
+
+
+def engine_settings(config: Config) -> EngineSettings:
+    raft = config.raft
+    return EngineSettings(
+        heartbeat_ms=raft.heartbeat_ms,
+        election_min_ms=raft.election_min_ms,
+        election_max_ms=raft.election_max_ms,
+        fallback_ms=raft.election_min_ms * 5 // 4,
+        clock_skew_max_ms=raft.clock_skew_max_ms,
+        log_keep_entries=raft.log_keep_entries,
+    )
+
+
+def proposer_settings(config: Config) -> ProposerSettings:
+    batch, rate = config.batch, config.rate
+    return ProposerSettings(
+        window_ms=batch.window_ms,
+        ops_max=batch.ops_max,
+        bytes_max=batch.bytes_max,
+        rate=RateSettings(rate.ops_per_s, rate.bytes_per_s, rate.burst_ops, quarantine_ms=rate.quarantine_ms),
+    )
+
+
+__all__ = ["ConfigError", "run_node", "serve"]

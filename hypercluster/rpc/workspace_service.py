@@ -1,0 +1,223 @@
+"""WorkspaceService: reads, watches and transfers of workspaces. Changes go through CommandService.
+
+Owns: the RPCs that answer once, and the log watch. Streams of whole trees and worker sessions live beside it.
+Never: a workspace of another scope (it does not exist for the caller); a look at the state before the read is due.
+Invariants: a wrong workspace id is refused on every message with WRONG_WORKSPACE; a page is bounded in count and
+bytes and says whether more follows; chunk content is handed out only to who may read a workspace that has it (WS-14).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypercluster import limits
+from hypercluster.errors import HistoryChangedError, HistoryGoneError, MalformedError, WrongWorkspaceError
+from hypercluster.node.fanout import Fanout, Head, Slice
+from hypercluster.node.reads import Reads, ReadWish
+from hypercluster.node.standing import Standing
+from hypercluster.pb.v1 import workspace_pb2 as pb
+from hypercluster.raft.engine import ChunkSource
+from hypercluster.rpc import tree_messages as messages
+from hypercluster.rpc.calls import Call
+from hypercluster.rpc.reading import bounded, state_of, wish_of
+from hypercluster.rpc.tree_snapshot import send_snapshot
+from hypercluster.rpc.worker_session import WorkerSession
+from hypercluster.state_machine.queries import Judgement, intent_status
+from hypercluster.state_machine.store import Reader
+from hypercluster.state_machine.workspace import queries
+from hypercluster.state_machine.workspace.chunks import read_presence, sender_id
+from hypercluster.state_machine.workspace.records import ROOT_ID, Header
+from hypercluster.storage.identity import Identity
+from hypercluster.values import ClientId, ReadLevel
+
+ID_BYTES = 16
+HASH_BYTES = 32
+EXTENTS_MAX = 4_096
+ENTRIES_MAX = 1_000
+CHUNKS_A_TURN = 16  # chunk reads between two turns of the loop
+
+
+class WorkspaceService:
+    def __init__(
+        self, reader: Reader, chunks: ChunkSource, reads: Reads, fanout: Fanout, standing: Standing, identity: Identity
+    ) -> None:
+        self._reader = reader
+        self._chunks = chunks
+        self._reads = reads
+        self._fanout = fanout
+        self._standing = standing
+        self._identity = identity
+
+    # -- answers ----------------------------------------------------------------------------------
+
+    async def list(self, request: pb.WorkspaceListRequest, call: Call) -> pb.WorkspaceListResponse:
+        point = await self._reads.point(wish_of(request.read), call.timeout_s)
+        found = queries.list_workspaces(self._reader, call.caller.scope)
+        return pb.WorkspaceListResponse(state=state_of(point), workspaces=[messages.summary(h) for h in found])
+
+    async def barrier(self, request: pb.BarrierRequest, call: Call) -> pb.BarrierResponse:
+        point = await self._reads.point(wish_of(request.read), call.timeout_s)
+        return pb.BarrierResponse(
+            state=state_of(point), workspace=messages.summary(self._header(request.workspace_id, call))
+        )
+
+    async def stat(self, request: pb.StatRequest, call: Call) -> pb.StatResponse:
+        _check_id("inode_id", request.inode_id, may_be_empty=request.WhichOneof("what") == "path")
+        point = await self._reads.point(wish_of(request.read), call.timeout_s)
+        self._header(request.workspace_id, call)
+        if request.WhichOneof("what") == "path":
+            found = queries.resolve(self._reader, request.workspace_id, request.path)
+        else:
+            found = queries.read_inode(self._reader, request.workspace_id, request.inode_id) or messages.ENOENT
+        if isinstance(found, int):
+            return pb.StatResponse(state=state_of(point), errno=found)
+        inode = messages.inode(found)
+        if request.with_xattrs:
+            pairs = queries.read_xattrs(self._reader, request.workspace_id, found.inode_id)
+            inode.xattrs.extend(pb.Xattr(name=name, value=value) for name, value in pairs)
+        return pb.StatResponse(state=state_of(point), inode=inode)
+
+    async def read_dir(self, request: pb.ReadDirRequest, call: Call) -> pb.ReadDirResponse:
+        directory = request.directory or ROOT_ID
+        _check_id("directory", directory)
+        count_max = bounded("limit", request.limit, ENTRIES_MAX, ENTRIES_MAX)
+        point = await self._reads.point(wish_of(request.read), call.timeout_s)
+        self._header(request.workspace_id, call)
+        page = queries.list_directory(self._reader, request.workspace_id, directory, request.after, count_max)
+        entries, more = messages.within_bytes(
+            [pb.DirectoryEntry(name=name, inode=messages.inode(node)) for name, node in page.entries], page.more
+        )
+        return pb.ReadDirResponse(state=state_of(point), entries=entries, more=more, errno=page.errno)
+
+    async def extents(self, request: pb.ExtentsRequest, call: Call) -> pb.ExtentsResponse:
+        _check_id("inode_id", request.inode_id)
+        count_max = bounded("limit", request.limit, EXTENTS_MAX, EXTENTS_MAX)
+        point = await self._reads.point(wish_of(request.read), call.timeout_s)
+        self._header(request.workspace_id, call)
+        page = queries.list_extents(
+            self._reader, request.workspace_id, request.inode_id, request.from_offset, count_max
+        )
+        return pb.ExtentsResponse(
+            state=state_of(point),
+            extents=[messages.extent(e) for e in page.extents],
+            size=page.size,
+            more=page.more,
+            errno=page.errno,
+        )
+
+    async def chunk_need(self, request: pb.ChunkNeedRequest, call: Call) -> pb.ChunkNeedResponse:
+        """As this node knows now; apply judges again (WS-32). Asked of the leader, so that an ack's chunks are seen."""
+        _check_hashes(request.hashes)
+        point = await self._reads.point(ReadWish(ReadLevel.LEADER_LOCAL), call.timeout_s)
+        self._header(request.workspace_id, call)
+        sender = sender_id(call.caller.worker, call.caller.principal)
+        missing = queries.missing_chunks(self._reader, request.workspace_id, request.hashes, sender)
+        return pb.ChunkNeedResponse(state=state_of(point), missing=missing)
+
+    async def intent_status(self, request: pb.IntentStatusRequest, call: Call) -> pb.IntentStatusResponse:
+        """After a ReadIndex round, to the lane's own principal only (WS-4)."""
+        _check_id("client_id", request.client_id)
+        point = await self._reads.point(ReadWish(), call.timeout_s)
+        found = intent_status(self._reader, ClientId(request.client_id), request.client_seq)
+        mine = found.principal == call.caller.principal and found.scope == call.caller.scope
+        committed = mine and found.judgement is Judgement.JUDGED
+        state = pb.INTENT_STATE_COMMITTED if committed else pb.INTENT_STATE_NOT_FOUND
+        return pb.IntentStatusResponse(state=state_of(point), intent=state)
+
+    # -- streams ----------------------------------------------------------------------------------
+
+    async def fetch_chunks(self, request: pb.FetchChunksRequest, call: Call) -> None:
+        _check_hashes(request.hashes)
+        self._header(request.workspace_id, call)
+        for number, chunk_hash in enumerate(request.hashes):
+            present = read_presence(self._reader, request.workspace_id, chunk_hash) is not None
+            content = self._chunks.read_chunk(chunk_hash) if present else None
+            answer = pb.ChunkContent(hash=chunk_hash, content=content or b"", absent=content is None)
+            await call.write(answer.SerializeToString())
+            if number % CHUNKS_A_TURN == CHUNKS_A_TURN - 1:
+                await asyncio.sleep(0)
+
+    async def watch_log(self, request: pb.WatchLogRequest, call: Call) -> None:
+        """Any node serves it, from its own applied state (WS-51). Ends when the caller cancels."""
+        self._check_history(request.history_id)
+        header = self._header(request.workspace_id, call)
+        from_index = request.from_index or 1
+        if from_index > header.log_index + 1:
+            # This node may be behind the one that gave the caller its position: not an error of the caller's.
+            await self._catch_up(request.workspace_id, from_index, call)
+        if from_index < self._fanout.op_log.retained_from(request.workspace_id):
+            await self._say_snapshot(request.workspace_id, call)
+            return
+        watch = self._fanout.watch(request.workspace_id, from_index)
+        try:
+            while True:
+                message = await watch.next_message()
+                if isinstance(message, Head):
+                    caught_up = pb.CaughtUp(log_index=message.log_index, root=message.root)
+                    message = pb.WatchLogResponse(caught_up=caught_up).SerializeToString()
+                await call.write(message)
+        except HistoryGoneError:
+            await self._say_snapshot(request.workspace_id, call)
+        finally:
+            watch.close()
+
+    async def _catch_up(self, workspace_id: bytes, from_index: int, call: Call) -> None:
+        """After a confirmed read index this node has everything that was ever acknowledged (or refuses)."""
+        if self._standing.leads():
+            await self._reads.point(ReadWish(), call.timeout_s)
+        elif self._standing.status().commit_index > 0:
+            await self._reads.point(
+                ReadWish(ReadLevel.BOUNDED_STALE, min_index=self._standing.status().commit_index), call.timeout_s
+            )
+        header = self._header(workspace_id, call)
+        if from_index > header.log_index + 1:
+            raise HistoryGoneError(
+                f"from_index {from_index}: the log ends at {header.log_index} here; this node is behind, or the "
+                "position is of another history"
+            )
+
+    async def _say_snapshot(self, workspace_id: bytes, call: Call) -> None:
+        needed = pb.SnapshotNeeded(retained_from=self._fanout.op_log.retained_from(workspace_id))
+        await call.write(pb.WatchLogResponse(snapshot_needed=needed).SerializeToString())
+
+    async def tree_snapshot(self, request: pb.TreeSnapshotRequest, call: Call) -> None:
+        self._header(request.workspace_id, call)
+        await send_snapshot(self._reader, request.workspace_id, self._identity.history_id, call)
+
+    async def session(self, call: Call) -> None:
+        await WorkerSession(call, self._fanout.op_log, self._standing, self._identity, self._header).run()
+
+    # -- checks -----------------------------------------------------------------------------------
+
+    def _header(self, workspace_id: bytes, call: Call) -> Header:
+        """Of a workspace of the caller's scope. Raises WrongWorkspaceError."""
+        header = queries.read_header(self._reader, workspace_id)
+        scope = call.caller.scope
+        if header is None or (header.org, header.project) != (scope.org, scope.project):
+            raise WrongWorkspaceError(f"there is no workspace {workspace_id.hex()[:40]} here")
+        return header
+
+    def _check_history(self, history_id: bytes) -> None:
+        if history_id and history_id != self._identity.history_id:
+            raise HistoryChangedError(
+                f"this cluster's history is {self._identity.history_id.hex()}: start over from a snapshot"
+            )
+
+
+def encode_slice(part: Slice) -> bytes:
+    """A WatchLogResponse, encoded once for all who watch."""
+    log_slice = pb.LogSlice(batches=part.batches, first_index=part.first_index, last_index=part.last_index)
+    return pb.WatchLogResponse(slice=log_slice).SerializeToString()
+
+
+def _check_id(name: str, value: bytes, *, may_be_empty: bool = False) -> None:
+    if len(value) != ID_BYTES and not (may_be_empty and not value):
+        raise MalformedError(f"{name}: {len(value)} bytes, expected {ID_BYTES}")
+
+
+def _check_hashes(hashes: object) -> None:
+    values = list(hashes)  # type: ignore[call-overload]
+    if not 1 <= len(values) <= limits.CHUNK_HASHES_MAX:
+        raise MalformedError(f"hashes: {len(values)}, expected 1 to {limits.CHUNK_HASHES_MAX}")
+    if any(len(value) != HASH_BYTES for value in values):
+        raise MalformedError(f"hashes: each has {HASH_BYTES} bytes")
