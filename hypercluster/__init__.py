@@ -3,8 +3,8 @@
 Import order points down: cli → rpc | client → node → raft → storage → telemetry → log →
 state_machine → pb → credentials → values, errors, limits (see docs/architecture.md).
 
-This module also sets the one thing that must happen before gRPC is loaded: the cipher list that leaves
-TLS 1.2 nothing to agree on (SEC-1). Every entry point passes here; `credentials.tls.require_tls13` refuses
+This module also sets what must be set before gRPC is loaded: the cipher list that leaves TLS 1.2 nothing to
+agree on (SEC-1), and how much gRPC writes. Every entry point passes here; `credentials.tls.require_tls13` refuses
 to make a server where it came too late.
 """
 
@@ -18,3 +18,5 @@ __version__ = "0.1.0"
 TLS12_NOTHING_TO_AGREE_ON = "ECDHE-RSA-AES256-GCM-SHA384"
 if "grpc" not in _sys.modules:
     _os.environ["GRPC_SSL_CIPHER_SUITES"] = TLS12_NOTHING_TO_AGREE_ON
+    # By default gRPC writes a line for every handshake that fails: strangers could fill a node's log.
+    _os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -13,6 +13,8 @@ import resource
 import sys
 from pathlib import Path
 
+import uvloop
+
 from hypercluster.credentials.tls import ReloadingFiles, TlsFiles
 from hypercluster.raft import peer_timing
 from hypercluster.raft.peer_hello import LocalNode
@@ -58,7 +60,7 @@ async def serve(config: dict[str, object]) -> None:
     def on_frame(peer: NodeId, frame: bytes) -> None:
         seen["frames"] += 1
         seen["bytes"] += len(frame)
-        if config.get("echo"):
+        if config.get("echo") and frame.startswith(b"e"):
             transport.send(peer, frame)
 
     def on_connected(_: NodeId) -> None:
@@ -86,4 +88,4 @@ async def serve(config: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+    uvloop.run(serve(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))

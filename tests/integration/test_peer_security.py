@@ -426,6 +426,7 @@ class Remote:
         )
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
+        self.pid = self._process.pid
 
     def report(self) -> dict[str, Any]:
         assert self._process.stdin is not None
