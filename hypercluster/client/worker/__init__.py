@@ -1,0 +1,1 @@
+"""The worker: a workspace kept as a directory. See ../DESIGN.md."""

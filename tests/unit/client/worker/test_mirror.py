@@ -1,0 +1,234 @@
+"""The mirror against the tree it mirrors: random histories, random batches, and a crash at every kind of moment.
+
+Expected is read from the node's own store with its queries; actual is read from disk. The mirror's own `verify` must
+agree with that comparison. HYPERCLUSTER_SEED=n replays one seed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hypercluster.client.sqlite_store import SqliteStore
+from hypercluster.client.worker import mirror_disk
+from hypercluster.client.worker.applying import Applier
+from hypercluster.client.worker.mirror import Mirror
+from hypercluster.client.worker.rebuild import Rebuild
+from hypercluster.client.worker.verify import verify
+from hypercluster.state_machine.workspace.queries import list_directory, read_inode, read_xattrs
+from hypercluster.state_machine.workspace.records import KIND_DIRECTORY, KIND_SYMLINK, ROOT_ID
+from hypercluster.state_machine.workspace.transfer import export_records
+from tests.unit.client.worker.random_tree import RandomTree
+
+SEEDS = [int(os.environ["HYPERCLUSTER_SEED"])] if "HYPERCLUSTER_SEED" in os.environ else range(14)
+HISTORY = b"history---------"
+MUTATIONS = (
+    *("rename", "unlink", "link", "symlink", "mkdir", "open", "pwrite", "ftruncate"),
+    *("chmod", "utime", "setxattr", "removexattr", "chown"),
+)
+
+
+class Crash(Exception):
+    pass
+
+
+class CrashingOs:
+    """The os module, until the n-th change of anything."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(os, name)
+        if name not in MUTATIONS:
+            return found
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise Crash
+            return found(*args, **kwargs)
+
+        return counted
+
+
+@pytest.fixture(autouse=True)
+def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These crashes are of the process: what it wrote stays, so the waits for the disk would show nothing."""
+    monkeypatch.setattr(mirror_disk.MirrorDisk, "sync", lambda self: None)
+    monkeypatch.setattr(SqliteStore, "_sync_log", lambda self: None)
+
+
+async def inline(call: Callable[[], Any]) -> Any:
+    return call()
+
+
+class Mirroring:
+    """A mirror of a random tree's site, as the worker drives one."""
+
+    def __init__(self, tree: RandomTree, base: Path) -> None:
+        self.tree = tree
+        self.base = base
+        self.top = str(base / "mirror")
+        self.open()
+
+    def open(self) -> None:
+        self.mirror = Mirror(self.top, str(self.base / "state"), self.tree.site.workspace_id)
+        self.applier = Applier(self.mirror, self.fetch, inline)
+
+    def kill(self) -> None:
+        self.mirror.store.roll_back()
+        self.mirror.close()
+
+    async def fetch(self, hashes: list[bytes]) -> dict[bytes, bytes]:
+        return {h: self.tree.site.chunks[h] for h in hashes}
+
+    async def bootstrap(self) -> None:
+        site = self.tree.site
+        rebuild = Rebuild(self.mirror)
+        rebuild.begin(HISTORY)
+        rebuild.add((int(c.family), c.key, c.value or b"") for c in export_records(site.store, site.workspace_id))
+        rebuild.check(site.header.log_index, site.header.root)
+        await self.applier.build(rebuild)
+
+    async def follow(self, batch_max: int) -> None:
+        applied = self.mirror.applied_index
+        records = [r for r in self.tree.records() if r.log_index > applied]
+        while records:
+            count = self.tree.draw.randrange(1, batch_max + 1)
+            batch = await self.applier.apply(records[:count])
+            assert not batch.problem, batch.problem
+            records = records[count:]
+
+    async def recover(self) -> None:
+        if self.mirror.is_of(HISTORY):
+            await self.applier.recover()
+        else:
+            await self.bootstrap()
+
+    def check(self, note: str) -> None:
+        assert actual(os.fsencode(self.top)) == expected(self.tree), note
+        assert self.mirror.root() == self.tree.site.header.root, note
+        assert self.mirror.applied_index == self.tree.site.header.log_index, note
+        verification = verify(os.fsencode(self.top), self.mirror.view)
+        for doubt in verification.doubts:
+            verification.settle(doubt, self.tree.site.chunks.get(doubt.piece.chunk_hash))
+        assert verification.findings == [], note
+        for area in ("build", "stash", "trash"):
+            assert os.listdir(self.base / "state" / area) == [], note
+
+
+def expected(tree: RandomTree) -> dict[bytes, Any]:
+    site = tree.site
+    found: dict[bytes, Any] = {}
+    names: dict[bytes, bytes] = {}
+    root = read_inode(site.store, site.workspace_id, ROOT_ID)
+    assert root is not None
+    found[b"."] = ("d", root.mode, root.mtime_ns)
+    pending = [(b"", ROOT_ID)]
+    while pending:
+        base, directory = pending.pop()
+        for name, inode in list_directory(site.store, site.workspace_id, directory, b"", 1000).entries:
+            path = base + b"/" + name
+            if inode.kind == KIND_DIRECTORY:
+                found[path] = ("d", inode.mode, inode.mtime_ns)
+                pending.append((path, inode.inode_id))
+            elif inode.kind == KIND_SYMLINK:
+                found[path] = ("l", inode.target, inode.mtime_ns)
+            else:
+                xattrs = read_xattrs(site.store, site.workspace_id, inode.inode_id)
+                content = site.content(inode.inode_id)
+                first = names.setdefault(inode.inode_id, path)
+                found[path] = ("f", inode.mode, inode.mtime_ns, content, xattrs, inode.nlink, min(first, path))
+    return settled_links(found)
+
+
+def actual(top: bytes) -> dict[bytes, Any]:
+    found: dict[bytes, Any] = {}
+    names: dict[int, bytes] = {}
+    status = os.lstat(top)
+    found[b"."] = ("d", stat.S_IMODE(status.st_mode), status.st_mtime_ns)
+    pending = [b""]
+    while pending:
+        base = pending.pop()
+        for name in sorted(os.listdir(top + base)):
+            path = base + b"/" + name
+            status = os.lstat(top + path)
+            if stat.S_ISDIR(status.st_mode):
+                found[path] = ("d", stat.S_IMODE(status.st_mode), status.st_mtime_ns)
+                pending.append(path)
+            elif stat.S_ISLNK(status.st_mode):
+                found[path] = ("l", os.readlink(top + path), status.st_mtime_ns)
+            else:
+                xattrs = [(os.fsencode(n), os.getxattr(top + path, n)) for n in sorted(os.listxattr(top + path))]
+                with open(top + path, "rb") as file:
+                    content = file.read()
+                first = names.setdefault(status.st_ino, path)
+                mode = stat.S_IMODE(status.st_mode)
+                found[path] = ("f", mode, status.st_mtime_ns, content, xattrs, status.st_nlink, min(first, path))
+    return settled_links(found)
+
+
+def settled_links(found: dict[bytes, Any]) -> dict[bytes, Any]:
+    """Names of one file are a group, named by its least path, whatever order they were met in."""
+    least: dict[bytes, bytes] = {}
+    for path, entry in found.items():
+        if entry[0] == "f":
+            least[entry[6]] = min(least.get(entry[6], path), path)
+    return {p: (*e[:6], least[e[6]]) if e[0] == "f" else e for p, e in found.items()}
+
+
+@pytest.mark.req("WS-1", "WS-55", "WS-63")
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_a_mirror_equals_its_tree(seed: int, tmp_path: Path) -> None:
+    tree = RandomTree(seed)
+    for _ in range(tree.draw.choice((0, 30))):
+        tree.step()
+    mirroring = Mirroring(tree, tmp_path)
+    await mirroring.bootstrap()
+    mirroring.check(f"seed {seed}, after the snapshot")
+    for turn in range(8):
+        for _ in range(25):
+            tree.step()
+        await mirroring.follow(batch_max=tree.draw.choice((1, 5, 200)))
+        mirroring.check(f"seed {seed}, turn {turn}")
+        if tree.draw.random() < 0.3:
+            mirroring.mirror.close()
+            mirroring.open()
+    mirroring.mirror.close()
+
+
+@pytest.mark.req("WS-55")
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_a_crash_at_any_step_is_made_good(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = RandomTree(1000 + seed)
+    draw = random.Random(seed)
+    mirroring = Mirroring(tree, tmp_path)
+    await mirroring.bootstrap()
+    crashes = 0
+    for turn in range(40):
+        for _ in range(draw.choice((1, 4, 15))):
+            tree.step()
+        after = draw.randrange(60)
+        while True:
+            monkeypatch.setattr(mirror_disk, "os", CrashingOs(after))
+            try:
+                await mirroring.recover()
+                await mirroring.follow(batch_max=draw.choice((3, 60)))
+                break
+            except Crash:
+                crashes += 1
+                after = after + draw.randrange(30)
+                mirroring.kill()
+                monkeypatch.setattr(mirror_disk, "os", os)
+                mirroring.open()
+        monkeypatch.setattr(mirror_disk, "os", os)
+        mirroring.check(f"seed {seed}, turn {turn}")
+    assert crashes > 10
+    mirroring.mirror.close()
