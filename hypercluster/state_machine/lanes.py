@@ -21,7 +21,7 @@ from typing import Final
 from hypercluster.limits import LANE_RESULTS_MAX
 from hypercluster.state_machine.keys import escaped, number, prefix_end, read_escaped, read_number
 from hypercluster.state_machine.meta import DEDUPE_FLOOR, LANE_COUNT, counter_change, read_counter
-from hypercluster.state_machine.results import StoredRun, decode_run
+from hypercluster.state_machine.results import StoredRun, decode_run, run_count
 from hypercluster.state_machine.store import Change, Family, Reader
 from hypercluster.values import ClientId, Index, Nanos, Scope
 
@@ -224,7 +224,7 @@ def read_lane(reader: Reader, client_id: ClientId) -> Lane | None:
     prefix = _RUN + client_id
     for key, record in reader.scan(Family.LANES, prefix, prefix_end(prefix)):
         first_seq = read_number(key, len(prefix))
-        lane.runs.append((first_seq, decode_run(first_seq, record).result.count, record))
+        lane.runs.append((first_seq, run_count(record), record))
         lane.weight += len(record) + _RUN_BYTES
     return lane
 

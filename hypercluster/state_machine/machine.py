@@ -68,7 +68,9 @@ class Machine:
         return self._lanes.dedupe_floor
 
     def last_seq(self, client_id: ClientId) -> Seq | None:
-        """The last judged seq of a lane, None for a client that has none: for holding gaps back (WS-12)."""
+        """The last judged seq of a lane, None for a client that has none: for holding gaps back (WS-12).
+
+        Like every read, not between `apply` and the writing of its changes."""
         lane = self._lanes.get(client_id)
         return None if lane is None else Seq(lane.last_seq)
 

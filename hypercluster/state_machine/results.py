@@ -68,6 +68,11 @@ def encode_run(raws: Sequence[bytes], result: RunResult) -> bytes:
     return b"".join(parts)
 
 
+def run_count(record: bytes) -> int:
+    """How many commands a record answers."""
+    return int(_HEAD.unpack_from(record)[1])
+
+
 def decode_run(first_seq: int, record: bytes) -> StoredRun:
     try:
         index, count, columns = _HEAD.unpack_from(record)
