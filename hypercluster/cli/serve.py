@@ -10,6 +10,7 @@ import asyncio
 import gc
 import os
 import random
+import signal
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -94,11 +95,14 @@ async def run_node(config: Config, base: Path) -> BaseException | None:
     loop = asyncio.get_running_loop()
     fatal = Fatal()
     fatal.watch_loop(loop)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
     runners = Runners.start(loop)
     data_directory = str((base / config.node.data).resolve())
     directory = open_directory(data_directory, NodeId(config.node.id), config.cluster.voters, runners, fatal)
     try:
-        return await _Wiring(config, base, directory, fatal).run()
+        return await _Wiring(config, base, directory, fatal).run(stop)
     finally:
         runners.close()
 
@@ -183,7 +187,7 @@ class _Wiring:
         )
         admission = Admission(admit, machine.last_seq, lambda g: stored_answer(machine.lane(g.run.client_id), g))
         settings = proposer_settings(self.config)
-        self.proposer = Proposer(self.engine, self.standing, admission, self.loop, self.metrics, settings)
+        self.proposer = Proposer(self.engine, self.standing, admission, self.loop, self.clock, self.metrics, settings)
         self.reporter = Reporter(
             self.standing,
             Fixed(identity.cluster_id, identity.history_id, self.release, self.directory.path),
@@ -226,7 +230,7 @@ class _Wiring:
         }
         return ClientServer(services, gate)
 
-    async def run(self) -> BaseException | None:
+    async def run(self, stop: asyncio.Event) -> BaseException | None:
         """Listens, replays, serves, and stops when told."""
         config = self.config
         await self.transport.listen(config.listen.peer)
@@ -237,7 +241,7 @@ class _Wiring:
         # What is alive now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        return await self.lifecycle.run()
+        return await self.lifecycle.run(stop)
 
     async def _stop_servers(self, grace_s: float) -> None:
         await self.server.stop(grace_s)

@@ -1,6 +1,6 @@
 """The life of a node between "everything is open" and "everything is closed" (OPS-6).
 
-Owns: signals, what runs at intervals (gauges, health, upkeep, loop lag), the order of a graceful stop and its time
+Owns: what runs at intervals (gauges, health, upkeep, loop lag), the order of a graceful stop and its time
 budget, and what a fatal error becomes.
 Never: opens anything.
 Invariants: a stop, however it begins, ends within STOP_MS; leadership is handed over before the servers go; the first
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -94,23 +93,16 @@ class Lifecycle:
         self._metrics = metrics
         self._fatal = fatal
         self._hooks = hooks
-        self._asked_to_stop = asyncio.Event()
         self._seen_leader: tuple[NodeId | None, int] = (None, 0)
         self._admitted = 0
         self.serving = False
 
-    def ask_to_stop(self) -> None:
-        self._asked_to_stop.set()
-
-    async def run(self) -> BaseException | None:
-        """Until a signal, `ask_to_stop` or a fatal error, then stops everything. The fatal error, if there was one."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.ask_to_stop)
+    async def run(self, stop: asyncio.Event) -> BaseException | None:
+        """Until `stop` is set or a fatal error happens, then stops everything. The fatal error, if there was one."""
         watch = asyncio.create_task(self._watch())
         lag = asyncio.create_task(self._measure_lag())
         ends: list[asyncio.Task[Any]] = [
-            asyncio.create_task(self._asked_to_stop.wait()),
+            asyncio.create_task(stop.wait()),
             asyncio.create_task(self._fatal.wait()),
         ]
         try:

@@ -32,7 +32,7 @@ from hypercluster.node.open_batch import OpenBatch, Ticket
 from hypercluster.node.rate_limit import RateLimits, RateSettings
 from hypercluster.node.standing import Standing
 from hypercluster.node.words import Caller, Cancellable, Sink, Turns, Verdict
-from hypercluster.raft.engine import Committed, Engine, NotProposed, ProposalOutcome
+from hypercluster.raft.engine import Clock, Committed, Engine, NotProposed, ProposalOutcome
 from hypercluster.state_machine.decoded import DecodedEntry, DecodedGroup, HubOp, Run
 from hypercluster.state_machine.outcome import Applied, GroupResult
 from hypercluster.telemetry.metrics import Metrics
@@ -72,6 +72,7 @@ class Proposer:
         standing: Standing,
         admission: Admission,
         turns: Turns,
+        clock: Clock,
         metrics: Metrics,
         settings: ProposerSettings,
         *,
@@ -82,6 +83,7 @@ class Proposer:
         self._standing = standing
         self._admission = admission
         self._turns = turns
+        self._clock = clock
         self._metrics = metrics
         self._settings = settings
         self._random_bytes = random_bytes
@@ -134,7 +136,7 @@ class Proposer:
             if result is not None:
                 self._answer(sink, verdicts_of(result, self._standing.term()))
                 return None
-        now_s = self._turns.time()
+        now_s = self._clock.monotonic()
         self._require_room(len(run.ops), len(message))
         if limited:
             self._require_rate(caller.principal, len(run.ops), len(message), now_s)
@@ -200,7 +202,7 @@ class Proposer:
                 self._turns.call_soon(self._on_soon)
         else:
             due_s = batch.oldest_s() + settings.window_ms / 1000
-            if due_s <= self._turns.time():
+            if due_s <= self._clock.monotonic():
                 self._close()
             else:
                 self._watch_clock(due_s)
@@ -243,11 +245,12 @@ class Proposer:
                 return
             self._timer.cancel()
         self._timer_s = when_s
-        self._timer = self._turns.call_at(when_s, self._on_clock)
+        delay_s = max(0.0, when_s - self._clock.monotonic())
+        self._timer = self._turns.call_at(self._turns.time() + delay_s, self._on_clock)
 
     def _on_clock(self) -> None:
         self._timer = None
-        for late in self._gate.expired(self._turns.time()):
+        for late in self._gate.expired(self._clock.monotonic()):
             self._drop(late, REASONS["SEQ_GAP"], "a command before these did not arrive in time")
         self._pump()
         if self._timer is None:
@@ -273,9 +276,9 @@ class Proposer:
                     ticket, [refusal(address_of(ticket.group.run), reason, words, leader_hint=hint, term=term)]
                 )
         if tickets:
-            waited_s = self._turns.time() - tickets[0].arrived_s
+            waited_s = self._clock.monotonic() - tickets[0].arrived_s
             self._metrics.batch_latency_ms.observe(waited_s * 1000)
-            self._standing.note_commit(int(waited_s * 1e6))
+            self._standing.note_commit(self._clock.monotonic(), int(waited_s * 1e6))
         self._pump()
         if self.pending_ops == 0:
             self._tell_idle()

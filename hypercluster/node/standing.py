@@ -83,5 +83,6 @@ class Standing:
             case _:
                 return NoQuorumError(_WORDS.get(outcome.reason, outcome.reason))
 
-    def note_commit(self, duration_us: int) -> None:
-        self.commit_times.add(self._turns.time(), duration_us)
+    def note_commit(self, now_s: float, duration_us: int) -> None:
+        """`now_s` is of Clock.monotonic()."""
+        self.commit_times.add(now_s, duration_us)

@@ -48,7 +48,9 @@ class Cancellable(Protocol):
 
 
 class Turns(Protocol):
-    """The part of an asyncio loop that the shell uses; tests drive it with a virtual clock."""
+    """The part of an asyncio loop that the shell uses; tests drive it with a virtual clock.
+
+    `time` is the loop's, for `call_at` only: uvloop counts it in milliseconds."""
 
     def time(self) -> float: ...
 

@@ -54,6 +54,7 @@ class Node:
                 admit, self.machine.last_seq, lambda group: stored_answer(self.machine.lane(group.run.client_id), group)
             ),
             self.turns,
+            self.turns,
             self.metrics,
             settings or ProposerSettings(rate=FAST),
         )
