@@ -47,6 +47,7 @@ class Invariants:
         self._acknowledged: dict[tuple[NodeId, bytes], tuple[Term, Index]] = {}
         self.answers: dict[tuple[bytes, int], Answer] = {}
         self.positions: dict[tuple[bytes, int], tuple[bytes, int]] = {}  # (space, position) -> (client, seq)
+        self.highest_answer = 0  # the highest Raft index any client was told
         self.acknowledged_ok = 0
         self.checks = 0
 
@@ -101,6 +102,7 @@ class Invariants:
     def answered(self, client: bytes, seq: int, space: bytes, answer: Answer) -> None:
         """One answer a key, one key a position: nothing is applied twice (D-7)."""
         self.checks += 1
+        self.highest_answer = max(self.highest_answer, answer.raft_index)
         first = self.answers.setdefault((client, seq), answer)
         if first != answer:
             raise ViolationError("two answers", f"client {client.hex()[:8]} seq {seq}: {first} and {answer}")

@@ -46,10 +46,11 @@ class Stream:
 class SimTransport:
     """`PeerTransport` of one simulated node."""
 
-    def __init__(self, network: SimNetwork, node_id: NodeId) -> None:
+    def __init__(self, network: SimNetwork, node_id: NodeId, incarnation: bytes) -> None:
         self._network = network
         self.node_id = node_id
-        self.peers: list[NodeId] = []
+        self.incarnation = incarnation
+        self.peers: dict[NodeId, bytes] = {}  # who may speak, and as which incarnation
         self.on_frame: Callable[[NodeId, bytes], None] | None = None
         self.on_connected: Callable[[NodeId], None] | None = None
         self.on_disconnected: Callable[[NodeId], None] | None = None
@@ -65,7 +66,7 @@ class SimTransport:
         self._network.attach(self)
 
     def set_peers(self, membership: Membership) -> None:
-        self.peers = [m.node_id for m in membership.members if m.node_id != self.node_id]
+        self.peers = {m.node_id: m.incarnation for m in membership.members if m.node_id != self.node_id}
         self._network.peers_changed(self)
 
     def send(self, to: NodeId, frame: bytes) -> bool:
@@ -109,11 +110,14 @@ class SimNetwork:
             self._break(transport.node_id, other)
 
     def peers_changed(self, transport: SimTransport) -> None:
-        for other in sorted(self._transports):
+        """A stream with somebody who is not a member any more ends; one with a new member begins."""
+        for other, there in sorted(self._transports.items()):
             if other == transport.node_id:
                 continue
-            wanted = other in transport.peers
-            if wanted and not self.stream(transport.node_id, other).up:
+            if self.stream(transport.node_id, other).up:
+                if transport.peers.get(other) != there.incarnation:
+                    self._events.after(0.0, lambda other=other: self._break(transport.node_id, other))
+            elif other in transport.peers:
                 self._dial_later(transport.node_id, other)
 
     def cut(self, source: NodeId, target: NodeId) -> None:
@@ -180,7 +184,8 @@ class SimNetwork:
         a, b = self._transports.get(one), self._transports.get(other)
         if a is None or b is None or (one, other) in self._cut or (other, one) in self._cut:
             return  # heal, restart and membership changes dial again
-        if other not in a.peers or one not in b.peers or self.stream(one, other).up:
+        welcome = a.peers.get(other) == b.incarnation and b.peers.get(one) == a.incarnation
+        if not welcome or self.stream(one, other).up:
             return
         for source, target in ((one, other), (other, one)):
             stream = self.stream(source, target)

@@ -1,0 +1,379 @@
+"""A simulated cluster under a seed: nodes, clients, faults, and the judgement at the end (CH-1 to CH-3).
+
+Owns: `draw` (everything of a run that the seed decides), `World` and its life: faults and load, then everything
+heals, then liveness and the final comparison.
+Invariants are checked after every event; a failing run raises ViolationError and is replayed by its seed alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hypercluster.client.lane_types import Settled, Verdict
+from hypercluster.pb.v1 import command_pb2 as pb
+from hypercluster.pb.v1.workspace_command_pb2 import LogBatch
+from hypercluster.raft.engine import ReadOutcome, ReadReady
+from hypercluster.raft.settings import EngineSettings
+from hypercluster.state_machine.oplog import read_ops
+from hypercluster.state_machine.workspace.oplog import scan_log
+from hypercluster.values import Incarnation, Index, Member, Membership, NodeId, Role, Suffrage
+from tests.simulation.client import SimClient, Workload
+from tests.simulation.events import EventQueue
+from tests.simulation.faults import FAULTS, Fault
+from tests.simulation.invariants import Invariants, ViolationError
+from tests.simulation.network import SimNetwork, Weather
+from tests.simulation.node import SCOPE, DiskWeather, NodeTuning, SimNode
+from tests.simulation.workload import HUB_SPACE, FileWorkload, HubWorkload, Shared
+
+HEAL_S = 40.0  # virtual seconds in which a healed cluster must have answered everything
+FIRST_FAULT_S = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What a seed decides before anything happens."""
+
+    seed: int
+    nodes: int
+    clients: int
+    operations: int
+    duration_s: float
+    faults: tuple[tuple[float, Fault], ...]
+    weather: Weather
+    disk: DiskWeather
+    tuning: NodeTuning
+
+
+def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:
+    """Swarm testing (CH-2): which faults, how often, and which settings."""
+    rng = random.Random(f"draw/{seed}")
+    duration_s = rng.uniform(8.0, 16.0)
+    kinds = rng.sample(FAULTS, rng.randint(2, len(FAULTS)))
+    count = rng.randint(3, 9)
+    times = sorted(rng.uniform(FIRST_FAULT_S, duration_s * 0.9) for _ in range(count))
+    faults = tuple((at, rng.choice(kinds)) for at in times)
+    weather = Weather(delay_max_s=rng.choice([0.001, 0.003, 0.02]))
+    if rng.random() < 0.5:
+        weather.spike_chance, weather.spike_s = rng.choice([0.001, 0.01]), rng.choice([0.1, 0.6])
+    if rng.random() < 0.4:
+        weather.break_chance = rng.choice([0.0005, 0.003])
+    if rng.random() < 0.7:
+        weather.client_break_chance = rng.choice([0.002, 0.02, 0.1])
+    disk = DiskWeather(sync_max_s=rng.choice([0.0005, 0.003, 0.02]))
+    if rng.random() < 0.4:
+        disk.slow_chance = rng.choice([0.002, 0.02])
+    keep = rng.choice([20, 60, 1000])
+    engine = EngineSettings(
+        log_keep_entries=keep,
+        checkpoint_every_entries=rng.choice([30, 100, 1000]),
+        append_entries_max=rng.choice([2, 16, 256]),
+        checkpoint_piece_bytes=rng.choice([700, 8192, 512 * 1024]),
+        promote_lag_entries_max=20,
+    )
+    tuning = NodeTuning(
+        segment_bytes=rng.choice([64, 256, 1024]) * 1024,
+        flush_entries=rng.choice([5, 40, 400]),
+        engine=engine,
+        batch_ops=rng.choice([4, 32, 256]),
+    )
+    return Draw(
+        seed,
+        nodes or rng.choice([3, 3, 5]),
+        rng.randint(4, 8),
+        operations or rng.randint(1_800, 3_000),
+        duration_s,
+        faults,
+        weather,
+        disk,
+        tuning,
+    )
+
+
+@dataclass(slots=True)
+class Summary:
+    """Of one run that held."""
+
+    seed: int
+    invoked: int = 0
+    ok: int = 0
+    refused: int = 0
+    unknown: int = 0
+    not_done: int = 0
+    faults: int = 0
+    reads: int = 0
+    terms: int = 0
+    entries: int = 0
+    checks: int = 0
+    trace: str = ""
+    virtual_s: float = 0.0
+    checkpoints_installed: int = 0
+    faults_by_name: dict[str, int] = field(default_factory=dict)
+
+
+class Paced:
+    """A workload that spreads its share of the run's operations over the run's duration."""
+
+    def __init__(self, inner: Workload, share: int, events: EventQueue, duration_s: float) -> None:
+        self._inner, self._share, self._events, self._duration_s = inner, share, events, duration_s
+        self._given = 0
+
+    def next_command(self) -> tuple[bytes, bytes, bytes] | None:
+        if self._given >= self._share * min(1.0, self._events.now / self._duration_s):
+            return None
+        found = self._inner.next_command()
+        if found is not None:
+            self._given += 1
+        return found
+
+    def settled(self, command: bytes, settled: Settled) -> None:
+        self._inner.settled(command, settled)
+
+
+class World:
+    def __init__(self, drawn: Draw) -> None:
+        self.drawn = drawn
+        self.rng = random.Random(f"world/{drawn.seed}")
+        self.events = EventQueue()
+        self.invariants = Invariants()
+        self.network = SimNetwork(self.events, self.rng, drawn.weather)
+        self.summary = Summary(drawn.seed)
+        self.healing = False
+        self.wiped: list[NodeId] = []
+        founding = Membership(
+            Index(0),
+            drawn.nodes,
+            tuple(
+                Member(NodeId(f"n{i}"), Incarnation(b"%016d" % i), f"n{i}:1", Suffrage.VOTER)
+                for i in range(1, drawn.nodes + 1)
+            ),
+        )
+        self.nodes = {
+            m.node_id: SimNode(
+                m.node_id,
+                m.incarnation,
+                founding,
+                self.events,
+                random.Random(self.rng.getrandbits(64)),
+                self.network,
+                self.invariants,
+                drawn.disk,
+                drawn.tuning,
+            )
+            for m in founding.members
+        }
+        self._shared = Shared()
+        self.clients = [self._client(i) for i in range(drawn.clients)]
+        for node in self.nodes.values():
+            self.events.after(self.rng.random() * 0.2, node.start)
+        for at, fault in drawn.faults:
+            self.events.at(at, lambda fault=fault: self._inject(fault))
+        self.events.at(0.5, self._probe_reads)
+
+    def _client(self, number: int) -> SimClient:
+        drawn, rng = self.drawn, random.Random(self.rng.getrandbits(64))
+        name = f"c{number}"
+        inner: Workload
+        if number % 2:
+            inner = HubWorkload(name, rng, keys=rng.choice([2, 8, 40]))
+        else:
+            inner = FileWorkload(name, rng, self._shared, creates_workspace=number == 0)
+        workload = Paced(inner, drawn.operations // drawn.clients, self.events, drawn.duration_s)
+        return SimClient(
+            name,
+            self.events,
+            rng,
+            self.network,
+            list(self.nodes),
+            self,
+            workload,
+            self.invariants,
+            in_flight_max=rng.choice([1, 8, 64]),
+        )
+
+    # --- what faults and clients use --------------------------------------------------------------------
+
+    def submit(self, node: NodeId, message: bytes, principal: str, sink: Callable[[list[pb.Acks]], None]) -> bool:
+        return self.nodes[node].submit(message, principal, sink)
+
+    def up(self) -> list[SimNode]:
+        return [n for n in self.nodes.values() if n.life is not None]
+
+    def down(self) -> list[SimNode]:
+        return [n for n in self.nodes.values() if n.life is None]
+
+    def leader(self) -> SimNode | None:
+        """The one of the highest term that says it leads."""
+        found = [n for n in self.up() if n.life is not None and n.life.engine.role() is Role.LEADER]
+        return max(found, key=lambda n: n.life.engine.term() if n.life else 0, default=None)
+
+    def restart_later(self, node: SimNode, delay_s: float) -> None:
+        def again() -> None:
+            if node.life is None:
+                node.start()
+
+        self.events.after(delay_s, again)
+
+    def _inject(self, fault: Fault) -> None:
+        if self.healing:
+            return
+        self.events.trace(f"fault {fault.name}")
+        if fault.inject(self, self.rng):
+            self.summary.faults += 1
+            self.summary.faults_by_name[fault.name] = self.summary.faults_by_name.get(fault.name, 0) + 1
+
+    # --- linearizable reads -----------------------------------------------------------------------------------
+
+    def _probe_reads(self) -> None:
+        """A read that begins after an acknowledgement must see it (CL-10)."""
+        candidates = self.up()
+        if candidates:
+            node = self.rng.choice(candidates)
+            life = node.life
+            assert life is not None
+            known = self.invariants.highest_answer
+
+            def done(outcome: ReadOutcome) -> None:
+                if isinstance(outcome, ReadReady):
+                    self.summary.reads += 1
+                    if life.machine.applied.index < known:
+                        raise ViolationError(
+                            "stale read",
+                            f"{node.node_id} served at {life.machine.applied.index}, {known} was acknowledged",
+                        )
+
+            life.engine.read_index(done)
+        self.events.after(0.02 + self.rng.random() * 0.1, self._probe_reads)
+
+    # --- the run ------------------------------------------------------------------------------------------------
+
+    def run(self) -> Summary:
+        self._run_until(self.drawn.duration_s)
+        self._heal()
+        self._settle()
+        self._final_checks()
+        return self._finish()
+
+    def _run_until(self, when: float) -> None:
+        events, nodes = self.events, list(self.nodes.values())
+        while (upcoming := events.next_at()) is not None and upcoming <= when:
+            events.step()
+            for node in nodes:
+                node.look()
+        events.now = max(events.now, when)
+
+    def _heal(self) -> None:
+        self.healing = True
+        self.network.heal_all()
+        weather, disk = self.drawn.weather, self.drawn.disk
+        weather.spike_chance = weather.break_chance = weather.client_break_chance = 0.0
+        disk.slow_chance = 0.0
+        for node in self.nodes.values():
+            node.clock.wall_offset_ns = 0
+            node.clock.drift_ppm = 0
+            node.disk.set_capacity(None)
+            if node.life is None:
+                node.start()
+        for client in self.clients:
+            client.stopped = True
+
+    def _settle(self) -> None:
+        """Liveness: every command is answered, and every node applies the same index."""
+        deadline = self.events.now + HEAL_S
+        while self.events.now < deadline:
+            self._run_until(self.events.now + 0.5)
+            self._restore_members()
+            if self._is_settled():
+                return
+        states = [f"{n.node_id}: {'down' if n.life is None else n.life.engine.status()}" for n in self.nodes.values()]
+        raise ViolationError("no progress after healing", "; ".join(states) + f"; pending {self._pending()}")
+
+    def _pending(self) -> list[int]:
+        return [c.pending for c in self.clients]
+
+    def _restore_members(self) -> None:
+        """The operator's part after a lost disk: learner in, then promoted (QUO-1, CL-15)."""
+        leader = self.leader()
+        if leader is None or leader.life is None or not self.wiped:
+            return
+        engine = leader.life.engine
+        members = {m.node_id: m for m in engine.membership().members}
+        name = self.wiped[0]
+        node = self.nodes[name]
+        have = members.get(name)
+        if have is not None and have.incarnation != node.incarnation:
+            members.pop(name)
+        elif have is None:
+            members[name] = Member(name, node.incarnation, f"{name}:1", Suffrage.LEARNER)
+        elif have.suffrage is Suffrage.LEARNER:
+            members[name] = Member(name, node.incarnation, f"{name}:1", Suffrage.VOTER)
+        elif engine.commit_index() >= engine.membership().index:
+            self.wiped.pop(0)
+            return
+        wanted = Membership(Index(0), engine.membership().configured_voters, tuple(members[k] for k in sorted(members)))
+        engine.change_membership(wanted, lambda outcome: self.events.trace(f"member {name} {type(outcome).__name__}"))
+
+    def _is_settled(self) -> bool:
+        if any(self._pending()) or self.down() or self.wiped or self.leader() is None:
+            return False
+        applied = {n.life.machine.applied.index for n in self.up() if n.life is not None}
+        commits = {n.life.engine.wal.last_index for n in self.up() if n.life is not None}
+        return len(applied) == 1 and applied == commits
+
+    # --- the judgement ----------------------------------------------------------------------------------------------
+
+    def _final_checks(self) -> None:
+        lives = [n.life for n in self.nodes.values() if n.life is not None]
+        digests = {bytes(life.machine.applied.digest) for life in lives}
+        if len(digests) != 1:
+            raise ViolationError("divergent state", "digests differ after healing")
+        states = [n.storage.store.items() for n in self.nodes.values()]
+        if any(state != states[0] for state in states[1:]):
+            raise ViolationError("divergent state", "stored pairs differ after healing")
+        for node in self.nodes.values():
+            self.invariants.check_answers(self._positions(node))
+
+    def _positions(self, node: SimNode) -> dict[tuple[bytes, int], tuple[bytes, int]]:
+        """Everything the op logs of `node` hold: (space, position) -> (client, seq)."""
+        store = node.storage.store
+        found: dict[tuple[bytes, int], tuple[bytes, int]] = {
+            (HUB_SPACE, op.server_seq): (op.client_id, op.client_seq) for op in read_ops(store, SCOPE, 1)
+        }
+        workspace = self._shared.workspace_id
+        if workspace:
+            for part in scan_log(store, workspace, 1):
+                for record in LogBatch.FromString(part.batch).records:
+                    found[(workspace, record.log_index)] = (record.client_id, record.client_seq)
+        return found
+
+    def _finish(self) -> Summary:
+        out = self.summary
+        for client in self.clients:
+            out.invoked += client.invoked
+            out.ok += client.outcomes[Verdict.OK]
+            out.refused += client.outcomes[Verdict.REFUSED]
+            out.unknown += client.outcomes[Verdict.UNKNOWN]
+            out.not_done += client.outcomes[Verdict.NOT_DONE]
+        out.terms = len(self.invariants.leaders)
+        out.entries = len(self.invariants.applied)
+        out.checks = self.invariants.checks
+        out.virtual_s = self.events.now
+        out.trace = self.events.trace_digest()
+        return out
+
+
+def _state(node: SimNode) -> str:
+    life = node.life
+    if life is None:
+        return f"{node.node_id} down"
+    s = life.engine.status()
+    suffrage = ",".join(
+        f"{m.node_id}{'' if m.suffrage is Suffrage.VOTER else '(learner)'}" for m in s.membership.members
+    )
+    links = ",".join(f"{p.node_id}:{p.match_index}{'' if p.connected else '!'}" for p in s.peers)
+    return (
+        f"{s.node_id} {s.role.value} term {s.term} leader {s.leader} log {s.base_index}..{s.last_index} durable "
+        f"{s.durable_index} commit {s.commit_index} applied {s.applied_index} members {suffrage} peers {links} "
+        f"{s.refusing_writes} {s.stopped}"
+    )
