@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 
-async def eventually(condition: Callable[[], object], what: str, deadline_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], object], what: str, deadline_s: float = 20.0) -> None:
     """Polls until `condition()` holds. Fails naming `what`."""
     end = time.monotonic() + deadline_s
     while not condition():

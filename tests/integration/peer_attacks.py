@@ -7,11 +7,12 @@ Owns: `knock` (a gRPC dialer that sends any bytes), `flood` (HTTP/2 by hand), `t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,23 +74,29 @@ async def knock(
     return await asyncio.to_thread(_knock, port, pair, messages, wait_s, pause)
 
 
-async def visit(port: int, pair: KeyPair, body: bytes, seen: Callable[[], object]) -> bool:
-    """What a true member does: hello, the other's hello, one frame. False when it was not let in."""
+@contextlib.asynccontextmanager
+async def member_stream(port: int, pair: KeyPair) -> AsyncIterator[grpc.aio.StreamStreamCall[bytes, bytes]]:
+    """A stream to n2, as a true member opens it, before its hello."""
     credentials = grpc.ssl_channel_credentials(certs.ca().certificate_pem, pair.key_pem, pair.certificate_pem)
     name = ("grpc.ssl_target_name_override", node_dns_name(certs.CLUSTER, NodeId("n2")))
     options = [name, ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as channel:
         call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(PATH)()
+        yield call
+        call.cancel()
+
+
+async def visit(port: int, pair: KeyPair, body: bytes, seen: Callable[[], object]) -> bool:
+    """What a true member does: hello, the other's hello, one frame. False when it was not let in."""
+    async with member_stream(port, pair) as call:
         try:
             await call.write(hello())
-            answer = await call.read()
-            if not isinstance(answer, bytes):
+            if not isinstance(await call.read(), bytes):
                 return False
             await call.write(message(body))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return False
         await eventually(seen, "the member's frame")
-        call.cancel()
         return True
 
 

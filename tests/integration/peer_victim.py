@@ -52,7 +52,7 @@ async def serve(config: dict[str, object]) -> None:
         ReloadingFiles(TlsFiles(directory / "ca.crt", directory / "own.crt", directory / "own.key")),
         rng=random.Random(1),
         on_fatal=lambda error: fatal.append(repr(error)),
-        timing=PeerTiming(handshake_timeout_s=1.0, idle_s=2.0),
+        timing=PeerTiming(handshake_timeout_s=1.5, idle_s=3.0),
     )
     port = await transport.listen(f"127.0.0.1:{config.get('port', 0)}")
     seen = {"frames": 0, "bytes": 0, "connects": 0}
