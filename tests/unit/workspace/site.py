@@ -1,0 +1,165 @@
+"""A workspace on one node, entry by entry, and a worker's replica of it: the harness of the workspace's tests.
+
+`Site` plays the part of the machine around `judge` and `flush_log` over a real store; `Mirror` imports an export and
+replays the op log, as a worker does, and fails on the first difference.
+"""
+
+from __future__ import annotations
+
+from hypercluster.pb.v1.command_pb2 import Command
+from hypercluster.pb.v1.workspace_command_pb2 import LogBatch
+from hypercluster.state_machine import versions
+from hypercluster.state_machine.context import Effects, OpContext
+from hypercluster.state_machine.outcome import FileOutcome
+from hypercluster.state_machine.overlay import Overlay
+from hypercluster.state_machine.store import Change, MemoryStore, Store
+from hypercluster.state_machine.workspace import ReplayEffects, flush_log, judge, replay, take_replayed
+from hypercluster.state_machine.workspace.queries import list_extents, read_header, read_inode
+from hypercluster.state_machine.workspace.records import Header, Inode
+from hypercluster.state_machine.workspace.transfer import export_records, import_records
+from hypercluster.values import ClientId, Index, Nanos, Scope, Seq, Term
+from tests.unit.workspace import ops
+
+SCOPE = Scope("acme", "atlas")
+STAMP_NS = 1_800_000_000_000_000_000
+CLIENT = ClientId(b"client--------01")
+
+
+class Site:
+    """One node. `seed` keeps the ids of different runs apart."""
+
+    def __init__(self, store: Store | None = None, seed: int = 0) -> None:
+        self.store: Store = MemoryStore() if store is None else store
+        self.overlay = Overlay(self.store)
+        self.index = 0
+        self.seq = 0
+        self.stamp_ns = STAMP_NS
+        self.seed = seed
+        self.chunks: dict[bytes, bytes] = {}
+        self.batches: list[bytes] = []
+        self.workspace_id = b""
+        self.last_changes: list[Change] = []
+
+    def found(self, name: str = "w") -> FileOutcome:
+        """Makes the workspace the following commands are for."""
+        outcome = self.one(ops.workspace(name))
+        if not outcome.reason:
+            self.workspace_id = outcome.inode_id
+        return outcome
+
+    def one(self, command: Command, worker: str = "worker-1", scope: Scope = SCOPE) -> FileOutcome:
+        return self.entry(command, worker=worker, scope=scope)[0]
+
+    def done(self, command: Command, worker: str = "worker-1") -> FileOutcome:
+        """A command that must be accepted."""
+        outcome = self.one(command, worker)
+        assert outcome.reason == 0, outcome
+        return outcome
+
+    def entry(self, *commands: Command, worker: str = "worker-1", scope: Scope = SCOPE) -> list[FileOutcome]:
+        """One Raft entry: judged, flushed, written."""
+        self.index += 1
+        effects = Effects()
+        outcomes: list[FileOutcome] = []
+        for ordinal, command in enumerate(commands):
+            self.stamp_ns += 1
+            self.seq += 1
+            context = OpContext(
+                overlay=self.overlay,
+                effects=effects,
+                index=Index(self.index),
+                term=Term(1),
+                ordinal=ordinal,
+                stamp_ns=Nanos(self.stamp_ns),
+                id_seed=b"seed" + self.seed.to_bytes(4, "big") + self.index.to_bytes(8, "big"),
+                principal="someone",
+                scope=scope,
+                worker=worker,
+                client_id=CLIENT,
+                seq=Seq(self.seq),
+                workspace_id=self.workspace_id,
+                origin=b"",
+                command=command.SerializeToString(),
+            )
+            outcomes.append(judge(context, command))
+        batches = flush_log(self.overlay, effects)
+        versions.flush(self.overlay, Index(self.index), effects.superseded)
+        self.last_changes = self.overlay.take_changes()
+        self.store.write(self.last_changes)
+        self.chunks.update(effects.chunks)
+        if self.workspace_id in batches:
+            self.batches.append(batches[self.workspace_id])
+        return outcomes
+
+    def restart(self) -> None:
+        """Every cache is gone; the store stays."""
+        self.overlay = Overlay(self.store)
+
+    @property
+    def header(self) -> Header:
+        found = read_header(self.store, self.workspace_id)
+        assert found is not None
+        return found
+
+    def inode(self, inode_id: bytes) -> Inode:
+        found = read_inode(self.store, self.workspace_id, inode_id)
+        assert found is not None
+        return found
+
+    def content(self, inode_id: bytes) -> bytes:
+        return content_of(self.store, self.workspace_id, inode_id, self.chunks)
+
+    def file(self, name: bytes, directory: bytes = ops.ROOT) -> bytes:
+        """A new empty file's id."""
+        return self.done(ops.create(directory, name)).inode_id
+
+    def directory(self, name: bytes, above: bytes = ops.ROOT) -> bytes:
+        return self.done(ops.mkdir(above, name)).inode_id
+
+
+def content_of(store: Store, workspace_id: bytes, inode_id: bytes, chunks: dict[bytes, bytes]) -> bytes:
+    """A file's bytes, put together from its extents."""
+    listing = list_extents(store, workspace_id, inode_id, 0, 1_000_000)
+    assert not listing.errno
+    content = bytearray(listing.size)
+    end = 0
+    for extent in listing.extents:
+        assert extent.offset >= end
+        end = extent.end
+        assert end <= listing.size
+        piece = chunks[extent.chunk_hash][extent.chunk_offset : extent.chunk_offset + extent.length]
+        assert len(piece) == extent.length
+        content[extent.offset : end] = piece
+    return bytes(content)
+
+
+class Mirror:
+    """A worker: starts from an export and follows the op log."""
+
+    def __init__(self, site: Site) -> None:
+        self.workspace_id = site.workspace_id
+        self.store: Store = MemoryStore()
+        exported = [
+            (int(family), key, value or b"") for family, key, value in export_records(site.store, self.workspace_id)
+        ]
+        self.store.write(import_records(self.workspace_id, exported))
+        self.overlay = Overlay(self.store)
+        self.chunks = dict(site.chunks)
+        self.batches_seen = len(site.batches)
+
+    def follow(self, site: Site, restart: bool = False) -> list[ReplayEffects]:
+        """Replays what the site has logged since; asserts that every root is the same."""
+        if restart:
+            self.overlay = Overlay(self.store)
+        done: list[ReplayEffects] = []
+        for batch in site.batches[self.batches_seen :]:
+            for record in LogBatch.FromString(batch).records:
+                effects = replay(self.overlay, self.workspace_id, record)
+                assert not effects.problem, effects.problem
+                assert effects.root == record.root
+                self.chunks.update(effects.chunks)
+                done.append(effects)
+        self.batches_seen = len(site.batches)
+        self.store.write(take_replayed(self.overlay))
+        self.chunks.update({key: value for key, value in site.chunks.items() if key not in self.chunks})
+        return done
