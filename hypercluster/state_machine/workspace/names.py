@@ -2,7 +2,7 @@
 
 Owns: their verdicts and their changes; rename stands in renaming.py. Each operation answers None when it is carried
 out and a refusal otherwise, with nothing changed.
-The order of verdicts is Linux's: the name, the directory, what stands there, the limits.
+The order of verdicts is Linux's: the directory, the name, what stands there, the limits.
 Invariants: a directory's nlink is 2 and one for each directory in it; its entry_count is exact; every change of a
 directory's entries sets its mtime and ctime and both its indexes (WS-17, WS-28).
 """
@@ -57,12 +57,15 @@ def name_errno(name: bytes) -> int:
 
 def directory_at(turn: Turn, place: Place) -> Inode | FileOutcome:
     """The directory of a place, or the refusal when it or the name will not do."""
+    directory = directory_named(turn, place.directory)
     errno = name_errno(place.name)
-    if errno:
-        return refused(errno)
-    if len(place.directory) != ID_BYTES:
+    return refused(errno) if errno and not isinstance(directory, FileOutcome) else directory
+
+
+def directory_named(turn: Turn, inode_id: bytes) -> Inode | FileOutcome:
+    if len(inode_id) != ID_BYTES:
         return refused(EINVAL)
-    directory = turn.inode(place.directory)
+    directory = turn.inode(inode_id)
     if directory is None:
         return refused(ENOENT)
     return refused(ENOTDIR) if directory.kind != KIND_DIRECTORY else directory

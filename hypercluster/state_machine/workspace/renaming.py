@@ -25,23 +25,30 @@ from hypercluster.state_machine.workspace.errnos import (
 from hypercluster.state_machine.workspace.names import (
     change_directory,
     change_metadata,
-    directory_at,
+    directory_named,
     drop_link,
+    name_errno,
 )
 from hypercluster.state_machine.workspace.records import KIND_DIRECTORY, ROOT_ID, Inode
 from hypercluster.state_machine.workspace.turn import Turn
 
 
 def rename(turn: Turn, op: Rename) -> FileOutcome | None:
-    source = directory_at(turn, op.source)
+    source = directory_named(turn, op.source.directory)
     if isinstance(source, FileOutcome):
         return source
-    target = directory_at(turn, op.target)
+    target = directory_named(turn, op.target.directory)
     if isinstance(target, FileOutcome):
         return target
+    errno = name_errno(op.source.name)
+    if errno:
+        return refused(errno)
     inode = turn.entry(op.source.directory, op.source.name)
     if inode is None:
         return refused(ENOENT)
+    errno = name_errno(op.target.name)
+    if errno:
+        return refused(errno)
     if not target.nlink:
         return refused(ENOENT)
     replaced = turn.entry(op.target.directory, op.target.name)
