@@ -35,11 +35,12 @@ class _Scan:
     """One iteration over the state as it was when `scan` was called. A scan does not outlive the database: an
     open iterator would keep its directory locked while a checkpoint is installed."""
 
-    __slots__ = ("__weakref__", "_floor", "_pairs")
+    __slots__ = ("__weakref__", "_bounds", "_floor", "_pairs")
 
-    def __init__(self, pairs: Iterator[tuple[bytes, bytes]], floor: bytes) -> None:
+    def __init__(self, pairs: Iterator[tuple[bytes, bytes]], floor: bytes, bounds: tuple[ReadOptions, bytes]) -> None:
         self._pairs: Iterator[tuple[bytes, bytes]] | None = pairs
         self._floor = floor  # a reverse scan ends below this key
+        self._bounds = bounds  # the binding copies no bound: it must live as long as the iterator that reads it
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         return self
@@ -86,7 +87,7 @@ class RocksDatabase:
         bounds.set_iterate_upper_bound(end)
         family_database = self._families[family]
         pairs = family_database.items(backwards=reverse, from_key=end if reverse else start, read_opt=bounds)
-        scan = _Scan(pairs, start if reverse else b"")  # type: ignore[arg-type]
+        scan = _Scan(pairs, start if reverse else b"", (bounds, end))  # type: ignore[arg-type]
         self._scans.add(scan)
         return scan
 
