@@ -69,9 +69,7 @@ class Cluster:
         self.arguments = tuple(arguments)
         self.environment = dict(environment or {})
         ports = free_ports(3 * nodes)
-        self.plans = {
-            f"n{i + 1}": NodePlan(f"n{i + 1}", "127.0.0.1", *ports[3 * i : 3 * i + 3]) for i in range(nodes)
-        }
+        self.plans = {f"n{i + 1}": NodePlan(f"n{i + 1}", "127.0.0.1", *ports[3 * i : 3 * i + 3]) for i in range(nodes)}
         self.cluster_id = found_cluster(
             self.directory, list(self.plans.values()), client_name="tester", settings=settings
         )
@@ -98,10 +96,14 @@ class Cluster:
                 print(f"--- last lines of {name}\n{self.log(name)[-3000:]}")
         await self.close()
 
-    async def close(self) -> None:
-        for channel in self._channels.values():
+    async def close_channels(self) -> None:
+        """Channels belong to the loop that opened them."""
+        channels, self._channels = list(self._channels.values()), {}
+        for channel in channels:
             await channel.close()
-        self._channels.clear()
+
+    async def close(self) -> None:
+        await self.close_channels()
         for process in self.processes.values():
             if process.poll() is None:
                 process.kill()
@@ -182,9 +184,7 @@ class Cluster:
             ("grpc.max_reconnect_backoff_ms", 200),
             *tls.expect_any_node(self.cluster_id),
         ]
-        return grpc.aio.secure_channel(
-            self.address(name), tls.channel_credentials(tls.load(files)), options=options
-        )
+        return grpc.aio.secure_channel(self.address(name), tls.channel_credentials(tls.load(files)), options=options)
 
     async def status(self, name: str, timeout_s: float = 1.0) -> cluster_pb2.NodeStatus | None:
         """None when the node does not answer."""
@@ -201,9 +201,11 @@ class Cluster:
         while time.monotonic() < end:
             best = (0, "")
             for name, process in self.processes.items():
-                if process.poll() is None and (status := await self.status(name)) is not None:
-                    if status.role == "leader" and name != other_than:
-                        best = max(best, (status.term, name))
+                if process.poll() is not None or name == other_than:
+                    continue
+                status = await self.status(name)
+                if status is not None and status.role == "leader":
+                    best = max(best, (status.term, name))
             if best[1]:
                 return best[1]
             await asyncio.sleep(0.02)
