@@ -76,6 +76,20 @@ def test_reverse_scan_is_the_same_pairs_backwards(store: Store) -> None:
         assert list(store.scan(Family.HUB, start, end, reverse=True)) == forwards[::-1]
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_scan_keeps_its_own_bounds(store: Store, reverse: bool) -> None:
+    """The caller's bounds are gone before the first pair is asked for, and their memory is used again."""
+    prefixes = [b"lane/" + bytes(12) + bytes((number,)) for number in range(40)]
+    put(store, *[(prefix + bytes((n,)), b"v") for prefix in prefixes for n in range(5)])
+    scans = [
+        store.scan(Family.HUB, prefix + bytes(0), prefix[:-1] + bytes((prefix[-1] + 1,)), reverse=reverse)
+        for prefix in prefixes
+    ]
+    reused = [b"\xff" * 17 + bytes((n,)) + b"\0" for n in range(200)]
+    assert [len(list(scan)) for scan in scans] == [5] * 40
+    assert len(reused) == 200
+
+
 def test_a_scan_shows_the_state_at_the_call(store: Store) -> None:
     put(store, *((b"%05d" % n, b"old") for n in range(2_000)))
     forwards = store.scan(Family.HUB, BEFORE_ALL, AFTER_ALL)

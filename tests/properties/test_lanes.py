@@ -122,6 +122,14 @@ def test_lanes_do_what_the_specification_says(seed: int) -> None:
         assert (found.last_seq, found.floor) == (lane.last, lane.floor), walk.say("a lane's head")
 
 
+@pytest.mark.long
+@pytest.mark.req("D-7", "D-8")
+@pytest.mark.parametrize("start", range(1_000, 2_000, 100))
+def test_lanes_over_a_thousand_seeds(start: int) -> None:
+    for seed in range(start, start + 100):
+        test_lanes_do_what_the_specification_says(seed)
+
+
 @pytest.mark.req("D-7")
 def test_a_tiny_cache_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every lane is evicted after every entry."""
