@@ -176,7 +176,7 @@ def test_entries_come_in_order() -> None:
         replica.machine.advance(Index(0), Term(1))
 
 
-@pytest.mark.req("D-17", "CL-15")
+@pytest.mark.req("D-17")
 def test_genesis_names_cluster_and_history() -> None:
     replica = Replica()
     assert queries.read_cluster(replica.store) is None
