@@ -48,8 +48,12 @@ class Applier:
         """All records, or those before the one whose replay fails (`Batch.problem`)."""
         mirror = self._mirror
         batch: Batch = await self._in_thread(lambda: mirror.replay(records))
-        await self._write(build_windows(batch.builds), batch.chunks)
-        await self._in_thread(lambda: mirror.commit(batch))
+        try:
+            await self._write(build_windows(batch.builds), batch.chunks)
+            await self._in_thread(lambda: mirror.commit(batch))
+        except BaseException:
+            await self._in_thread(mirror.abandon)
+            raise
         await self._run(batch.plan, batch.chunks)
         return batch
 

@@ -19,7 +19,7 @@ from hypercluster.client.worker import plan as plans
 from hypercluster.client.worker.mirror_disk import Block, MirrorDisk
 from hypercluster.client.worker.names import Names
 from hypercluster.client.worker.plan import Plan, Rewrite
-from hypercluster.client.worker.planning import Planner, diff_of
+from hypercluster.client.worker.planning import Planner, TreeDiff, diff_of
 from hypercluster.client.worker.tree_view import TreeView
 from hypercluster.errors import check
 from hypercluster.limits import MIB
@@ -66,6 +66,7 @@ class Batch:
     root: bytes
     plan: Plan
     changes: list[Change]
+    diff: TreeDiff
     builds: list[tuple[Inode, list[Extent]]]
     chunks: dict[bytes, bytes]
     problem: str = ""
@@ -157,18 +158,26 @@ class Mirror:
             if inode.kind == KIND_SYMLINK:
                 self.disk.build_symlink(inode)
                 self.dress_built(inode)
-        changes += self.names.apply(diff.removed(), diff.added())
-        return Batch(upto, root, plan, changes, builds, chunks, problem, records[good].log_index if problem else 0)
+        return Batch(
+            upto, root, plan, changes, diff, builds, chunks, problem, records[good].log_index if problem else 0
+        )
 
     def commit(self, batch: Batch) -> None:
         """The new tree and the plan become durable together, after what was built."""
         self.store.put_record("plan", batch.plan.encode())
         self.store.write(batch.changes)
+        self.store.write(self.names.apply(batch.diff.removed(), batch.diff.added()))
         if batch.builds:
             self.store.commit_batch()
             self.disk.sync()  # one call for the new files and the database's log
         else:
             self.store.commit_batch(sync=True)
+
+    def abandon(self) -> None:
+        """Nothing of a batch that could not be committed stays in memory; what was built for it is built again."""
+        self.store.roll_back()
+        self.overlay.discard()
+        self.names.load(TreeView(self.store, self.workspace_id))
 
     def run_names(self, plan: Plan) -> None:
         """The stages that move names: detach, place, link."""

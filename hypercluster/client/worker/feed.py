@@ -1,0 +1,146 @@
+"""What the cluster tells a worker: the log from a given index, a snapshot, and the session beside them (WS-50, WS-51).
+
+Owns: the three streams and which node they are asked of.
+Never: touches the mirror.
+Invariants: records come out in order without gaps; a node that is behind, gone or of a changed history ends the
+stream with an error of our tree, and the caller decides; every message is bounded by the channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import grpc
+
+from hypercluster.client.answers import from_rpc
+from hypercluster.client.nodes import Nodes
+from hypercluster.client.stubs import workspace_service
+from hypercluster.errors import DamagedError, NoQuorumError
+from hypercluster.pb.v1 import workspace_pb2
+from hypercluster.pb.v1.workspace_command_pb2 import LogBatch, LogRecord
+
+PROTOCOL = "hypersync/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Consecutive records."""
+
+    records: list[LogRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """Everything that was committed when the watch began has come; the tree at `log_index` has this root."""
+
+    log_index: int
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotNeeded:
+    """The log is kept from `retained_from` only."""
+
+    retained_from: int
+
+
+async def watch(
+    nodes: Nodes, address: str, workspace_id: bytes, from_index: int, history_id: bytes
+) -> AsyncIterator[Records | CaughtUp | SnapshotNeeded]:
+    """The log of one node, until it breaks. Raises an error of our tree."""
+    request = workspace_pb2.WatchLogRequest(workspace_id=workspace_id, from_index=from_index, history_id=history_id)
+    call = workspace_service(nodes.channel(address)).WatchLog(request)
+    next_index = from_index
+    try:
+        event: workspace_pb2.WatchLogResponse
+        async for event in call:
+            match event.WhichOneof("event"):
+                case "slice":
+                    found: list[LogRecord] = []
+                    for batch in event.slice.batches:
+                        for record in LogBatch.FromString(batch).records:
+                            if record.log_index < next_index:
+                                continue  # a batch is sent whole, also when the watch begins in its middle
+                            if record.log_index != next_index:
+                                raise DamagedError(f"{address} sent record {record.log_index} after {next_index - 1}")
+                            next_index += 1
+                            found.append(record)
+                    if found:
+                        yield Records(found)
+                case "caught_up":
+                    yield CaughtUp(event.caught_up.log_index, event.caught_up.root)
+                case "snapshot_needed":
+                    yield SnapshotNeeded(event.snapshot_needed.retained_from)
+        nodes.said[address] = "ended the log"
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error, f"watch the log on {address}") from error
+    finally:
+        call.cancel()
+
+
+async def snapshot(nodes: Nodes, address: str, workspace_id: bytes) -> AsyncIterator[workspace_pb2.TreeSnapshotPiece]:
+    """Pieces up to and including the one marked last. Raises NoQuorumError if the node stops before it."""
+    request = workspace_pb2.TreeSnapshotRequest(workspace_id=workspace_id)
+    call = workspace_service(nodes.channel(address)).TreeSnapshot(request)
+    try:
+        piece: workspace_pb2.TreeSnapshotPiece
+        async for piece in call:
+            yield piece
+            if piece.last:
+                return
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error, f"snapshot from {address}") from error
+    finally:
+        call.cancel()
+    raise NoQuorumError(f"snapshot from {address}: it ended before its last piece")
+
+
+class Session:
+    """The stream that says who we are and how far we have come. Ends when the node does, or refuses."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        hello: Callable[[], workspace_pb2.WorkerHello],
+        applied: Callable[[], workspace_pb2.WorkerApplied],
+        heard: Callable[[int], None],
+    ) -> None:
+        """`heard` is told the log index of the cluster, as far as the node knows it."""
+        self._nodes = nodes
+        self._hello = hello
+        self._applied = applied
+        self._heard = heard
+        self.welcome: workspace_pb2.WorkerWelcome | None = None
+
+    async def run(self, address: str) -> None:
+        """Raises an error of our tree."""
+        call = workspace_service(self._nodes.channel(address)).Session()
+        try:
+            await call.write(workspace_pb2.WorkerMessage(hello=self._hello()))
+            first = await call.read()
+            if first is grpc.aio.EOF:
+                raise NoQuorumError(f"session with {address}: it ended before its welcome")
+            self.welcome = first.welcome
+            self._heard(first.welcome.log_index)
+            async with asyncio.TaskGroup() as group:
+                beat = group.create_task(self._beat(call, first.welcome.heartbeat_ms))
+                while (message := await call.read()) is not grpc.aio.EOF:
+                    self._heard(message.heartbeat.log_index)
+                beat.cancel()
+        except* grpc.aio.AioRpcError as several:
+            error = several.exceptions[0]
+            assert isinstance(error, grpc.aio.AioRpcError)
+            raise from_rpc(error, f"session with {address}") from error
+        finally:
+            self.welcome = None
+            call.cancel()
+
+    async def _beat(self, call: SessionCall, heartbeat_ms: int) -> None:
+        while True:
+            await call.write(workspace_pb2.WorkerMessage(applied=self._applied()))
+            await asyncio.sleep(max(heartbeat_ms, 50) / 1000)
+
+
+SessionCall = grpc.aio.StreamStreamCall[workspace_pb2.WorkerMessage, workspace_pb2.ClusterMessage]
