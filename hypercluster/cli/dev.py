@@ -2,7 +2,8 @@
 
 Owns: founding the directory the first time, the node processes, and the table a newcomer sees.
 Never: runs a node inside this process: what is tried here is what runs elsewhere.
-Invariants: no node outlives a command that ends by a signal or an error; data stays; running it again continues where it was.
+Invariants: no node outlives a command that ends by a signal or an error; data stays; running it again continues
+where it was.
 """
 
 from __future__ import annotations

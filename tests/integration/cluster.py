@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -39,15 +40,20 @@ FAST_RATE: Mapping[str, Mapping[str, object]] = {
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now, none twice."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
+    """Ports nobody listens on now, none twice, and below those that the kernel gives to outgoing connections."""
+    chosen: list[int] = []
+    rng = random.Random(os.urandom(8))
+    while len(chosen) < count:
+        port = rng.randrange(15_000, 32_000)
+        if port in chosen:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        chosen.append(port)
+    return chosen
 
 
 class Cluster:
