@@ -77,6 +77,27 @@ def test_power_cut_before_every_operation(seed: int) -> None:
         cut_and_check(scripted, at, seed * 1000 + at)
 
 
+@pytest.mark.req("CL-2", "CH-7")
+def test_killed_before_every_operation_and_power_cut_later() -> None:
+    """A killed process leaves names and bytes in the page cache; the next one must not take them for durable."""
+    total = count_operations(scripted)
+    for at in range(1, total + 1):
+        for seed in range(3):
+            disk, driver = fresh(seed * 1000 + at)
+            disk.cut_power_at(at)
+            with pytest.raises(PowerCut):
+                scripted(driver)
+            disk.cut_power_at(None)
+            wal, _ = open_log(disk)
+            driver.check_recovered(read_back(wal))
+            after = Driver(wal)
+            after.save_hard_state(after.now.hard_state.term + 1, "n9")
+            after.append(b"in the second life")
+            after.sync()
+            disk.crash()
+            assert read_back(open_log(disk)[0]).same_log(after.now)
+
+
 @pytest.mark.req("CL-3", "CH-7")
 def test_power_cut_when_a_sync_has_several_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with syncs of more than 4 MiB: a later group of a sync may survive an earlier one."""

@@ -71,11 +71,7 @@ def disk_of(image: Image) -> SimDisk:
     disk = SimDisk(random.Random(0))
     disk.mkdir(DIRECTORY)
     for name, content in image.items():
-        file = disk.open(f"{DIRECTORY}/{name}", create=True)
-        file.pwrite(content, 0)
-        file.fsync()
-        file.close()
-    disk.fsync_dir(DIRECTORY)
+        disk.put(f"{DIRECTORY}/{name}", content)
     return disk
 
 
@@ -228,6 +224,38 @@ def test_stale_groups_are_never_taken_for_live_ones() -> None:
             assert found.same_log(built.after)
             wal.close()
             assert not image_of(disk)[newest][end + SECTOR_BYTES :].strip(b"\0"), "the tail was not cut"
+
+
+@pytest.mark.req("CL-3")
+def test_a_group_of_another_past_does_not_continue_the_chain() -> None:
+    """Same segment, same offset, and it verifies by itself: only the chain tells that it belongs to another past."""
+    images: list[Image] = []
+    for content in (b"one", b"two"):
+        disk = SimDisk(random.Random(0))
+        driver = Driver(open_log(disk)[0])
+        driver.append(content)
+        driver.sync()
+        driver.append(b"follows " + content)
+        driver.sync()
+        images.append(image_of(disk))
+    name = f"{1:016d}.wal"
+    first, second = (groups_of(image[name], 1)[-1] for image in images)
+    assert first == second
+    spliced = images[0][name][: first.start] + images[1][name][first.start :]
+    assert open_image({**images[0], name: spliced}) is None
+
+
+@pytest.mark.req("CL-3")
+def test_damage_in_the_head_of_the_newest_segment_is_never_a_torn_tail() -> None:
+    """Nothing stands behind it that could witness: the head was synced before the segment had a name."""
+    disk = SimDisk(random.Random(0))
+    open_log(disk)
+    image = image_of(disk)
+    name = f"{1:016d}.wal"
+    head = groups_of(image[name], 1)
+    assert len(head) == 1
+    for offset in range(head[0].stop):
+        assert open_image(flipped(image, name, offset, offset % 8)) is None
 
 
 @pytest.mark.req("CL-3")

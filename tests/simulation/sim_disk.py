@@ -198,6 +198,11 @@ class SimDisk:
             if offset < len(content):
                 content[offset] ^= 1 << bit
 
+    def put(self, path: str, content: bytes) -> None:
+        """Places a durable file, or replaces one, at once: a disk that comes with something on it."""
+        directory, name = self._parent(path)
+        directory.entries[name] = directory.durable[name] = _File(path, bytearray(content), bytearray(content))
+
     def crash(self) -> None:
         """Power is lost and comes back: undecided bytes are decided, open files are dead."""
         self.epoch += 1

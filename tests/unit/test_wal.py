@@ -144,6 +144,10 @@ def test_the_cache_is_bounded_and_older_entries_come_from_disk(wal: Wal) -> None
     assert wal._cache.bytes_total > 2_000, "what is not durable is kept, whatever its size"
     wal.sync()
     assert wal._cache.bytes_total <= 2_000
+    held = wal._cache.bytes_total
+    wal.append(entries(61, b"x" * 100, b"y" * 100))
+    wal.truncate_from(Index(61))
+    assert wal._cache.bytes_total <= held, "what is truncated is forgotten"
     assert [one.payload for one in wal.entries(Index(1), 10**6)] == payloads
 
 

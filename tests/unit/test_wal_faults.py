@@ -252,7 +252,7 @@ def test_every_write_is_synced_before_it_counts_and_every_name_before_it_is_used
         unsynced: set[str] = set()
         unnamed: set[str] = set()
         for one in disk.operations:
-            if one.path.endswith(".wal") or one.path.endswith(".zero"):
+            if one.path.endswith((".wal", ".zero", ".zero.tmp")):
                 if one.name == "pwrite":
                     assert one.path not in unnamed, f"{one.path} was used before its name was durable"
                     unsynced.add(one.path)
@@ -271,6 +271,25 @@ def test_every_write_is_synced_before_it_counts_and_every_name_before_it_is_used
     assert checked > 10
     names = [one.name for one in disk.operations]
     assert names.count("rename") > 6 and names.count("unlink") >= 2
+
+
+def test_a_pool_file_that_began_to_be_a_segment_is_not_used_again() -> None:
+    """The power was cut between writing the head of a new segment and naming it."""
+    disk, driver = fresh()
+    driver.append(payload(RNG, 1000))
+    driver.sync()
+    left = [name for name in disk.listdir(DIRECTORY) if name.endswith(".zero")]
+    for name in left:
+        file = disk.open(f"{DIRECTORY}/{name}")
+        file.pwrite(b"the head of a segment", 1500)
+        file.fsync()
+    wal, _ = open_log(disk)
+    assert not set(left) & set(disk.listdir(DIRECTORY))
+    driver = Driver(wal)
+    driver.append(*(payload(RNG, 2000) for _ in range(6)))
+    driver.sync()
+    wal, report = open_log(disk)
+    assert report.torn_bytes == 0 and read_back(wal).same_log(driver.now)
 
 
 @pytest.mark.req("CL-2")
