@@ -54,6 +54,7 @@ class EngineDriver:
         self._engine: Timed | None = None
         self._turn_due = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self.turns = 0
 
     def wake(self) -> None:
@@ -85,9 +86,11 @@ class EngineDriver:
     def _set_timer(self, delay_s: float) -> None:
         when = self._loop.time() + max(delay_s, 0.0)
         if self._timer is not None:
-            if self._loop.time() < self._timer.when() <= when:
+            if self._loop.time() < self._timer_at <= when:
                 return
             self._timer.cancel()
+        # Kept beside the handle: uvloop answers call_at of a time that is due with a handle that knows no time.
+        self._timer_at = when
         self._timer = self._loop.call_at(when, self._fire)
 
     def _fire(self) -> None:
