@@ -22,12 +22,17 @@ M = TypeVar("M", bound=Message)
 
 
 class Call:
-    """`timeout_s` bounds a unary call: the caller's deadline, or ours where that is nearer."""
+    """`timeout_s` bounds a unary call: the caller's deadline, or ours where that is nearer. `close` ends its watch."""
 
-    __slots__ = ("_context", "caller", "timeout_s")
+    __slots__ = ("_began_s", "_context", "_loop", "_stalled", "_timer", "_writer", "caller", "timeout_s")
 
     def __init__(self, context: grpc.aio.ServicerContext[Any, Any], caller: Caller) -> None:
         self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._writer: asyncio.Task[Any] | None = None
+        self._began_s = 0.0
+        self._stalled = False
         self.caller = caller
         remaining_s = context.time_remaining()
         longest_s = limits.UNARY_DEADLINE_MS / 1000
@@ -43,11 +48,33 @@ class Call:
         return content
 
     async def write(self, message: bytes) -> None:
+        """One writer at a time. Raises StreamStalledError."""
+        self._began_s = self._loop.time()
+        self._writer = asyncio.current_task()
+        if self._timer is None:
+            # One timer looks now and then, instead of one for each write.
+            self._timer = self._loop.call_later(limits.STREAM_STALL_S, self._look)
         try:
-            async with asyncio.timeout(limits.STREAM_STALL_S):
-                await self._context.write(message)
-        except TimeoutError:
-            raise StreamStalledError(f"nothing was read from this stream for {limits.STREAM_STALL_S} s") from None
+            await self._context.write(message)
+        except asyncio.CancelledError:
+            if self._stalled:
+                raise StreamStalledError(f"nothing was read from this stream for {limits.STREAM_STALL_S} s") from None
+            raise
+        finally:
+            self._writer = None
+
+    def _look(self) -> None:
+        now_s = self._loop.time()
+        waited_s = now_s - self._began_s if self._writer is not None else 0.0
+        if self._writer is not None and waited_s >= limits.STREAM_STALL_S:
+            self._stalled = True
+            self._writer.cancel()
+            return
+        self._timer = self._loop.call_later(limits.STREAM_STALL_S - waited_s, self._look)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 def check_size(message: bytes) -> None:

@@ -133,13 +133,21 @@ def _unary(behaviour: Callable[..., Any], kind: type[Message]) -> Callable[[byte
 
 def _server_stream(behaviour: Callable[..., Any], kind: type[Message]) -> Callable[[bytes, Context], Any]:
     async def run(content: bytes, context: Context) -> None:
-        await behaviour(parse(kind, content), Call(context, CALLER.get()))
+        call = Call(context, CALLER.get())
+        try:
+            await behaviour(parse(kind, content), call)
+        finally:
+            call.close()
 
     return run
 
 
 def _both_streams(behaviour: Callable[..., Any]) -> Callable[[Any, Context], Any]:
     async def run(_: Any, context: Context) -> None:
-        await behaviour(Call(context, CALLER.get()))
+        call = Call(context, CALLER.get())
+        try:
+            await behaviour(call)
+        finally:
+            call.close()
 
     return run
