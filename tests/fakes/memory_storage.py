@@ -9,7 +9,7 @@ happens never reports.
 
 from __future__ import annotations
 
-import json
+import struct
 from collections.abc import Callable, Iterable, Iterator
 
 from blake3 import blake3
@@ -26,6 +26,8 @@ from hypercluster.storage.runner import Done, Runner
 from hypercluster.values import CheckpointMeta, ChunkHash, Digest, HistoryId, Index, Membership, Term
 
 FILE_NAME = "000001.sst"
+_PAIR = struct.Struct(">BII")
+_FAMILIES = {int(family): family for family in Family}
 
 
 class MemoryChunks:
@@ -367,8 +369,21 @@ def manifest_bytes(stream: bytes) -> int:
 
 
 def encode_pairs(pairs: Iterable[Change]) -> bytes:
-    return json.dumps([[c.family, c.key.hex(), c.value.hex()] for c in pairs if c.value is not None]).encode()
+    parts: list[bytes] = []
+    pack = _PAIR.pack
+    for family, key, value in pairs:
+        if value is not None:
+            parts += (pack(family, len(key), len(value)), key, value)
+    return b"".join(parts)
 
 
 def decode_pairs(body: bytes) -> list[Change]:
-    return [Change(Family(family), bytes.fromhex(key), bytes.fromhex(value)) for family, key, value in json.loads(body)]
+    pairs: list[Change] = []
+    at = 0
+    while at < len(body):
+        family, key_bytes, value_bytes = _PAIR.unpack_from(body, at)
+        at += _PAIR.size
+        value_at = at + key_bytes
+        pairs.append(Change(_FAMILIES[family], body[at:value_at], body[value_at : value_at + value_bytes]))
+        at = value_at + value_bytes
+    return pairs

@@ -17,6 +17,7 @@ from hypercluster.errors import DiskFailedError, DiskFullError, FatalError
 from hypercluster.log.admission import admit
 from hypercluster.log.entry import encode_batch, stamp_end
 from hypercluster.node.apply_loop import ApplyLoop
+from hypercluster.node.checkpoints import AnnouncedCheckpoints
 from hypercluster.node.dedupe import stored_answer
 from hypercluster.node.fanout import Fanout, OpLog
 from hypercluster.node.opening import referenced_hashes
@@ -260,7 +261,7 @@ class SimNode:
                 initial=self.founding,
                 wal=wal,
                 host=host,
-                checkpoints=storage.checkpoints,
+                checkpoints=AnnouncedCheckpoints(storage.checkpoints, host.state_replaced),
                 chunks=storage.chunks,
                 transport=transport,
                 clock=self.clock,
@@ -280,6 +281,7 @@ class SimNode:
             standing,
             Admission(admit, machine.last_seq, lambda group: stored_answer(machine.lane(group.run.client_id), group)),
             loop,
+            self.clock,
             self._metrics,
             ProposerSettings(ops_max=tuning.batch_ops, rate=UNLIMITED),
             random_bytes=self._rng.randbytes,
@@ -379,4 +381,5 @@ class SimNode:
         if engine.role() is Role.LEADER:
             self.invariants.leads(self.node_id, engine.term())
         if self._acked is not None and self._acked[0] == engine.term():
-            self.invariants.holds(self.node_id, self.incarnation, engine.term(), life.wal.durable_index)
+            durable = max(life.wal.durable_index, self.storage.store.flushed_index)
+            self.invariants.holds(self.node_id, self.incarnation, engine.term(), durable)

@@ -47,9 +47,11 @@ class Draw:
 
 
 def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:
-    """Swarm testing (CH-2): which faults, how often, and which settings."""
+    """Swarm testing (CH-2): which faults, how often, and which settings. Fewer operations make a shorter run."""
     rng = random.Random(f"draw/{seed}")
     duration_s = rng.uniform(8.0, 16.0)
+    if operations and operations < 1_000:
+        duration_s = max(5.0, duration_s / 2)
     kinds = rng.sample(FAULTS, rng.randint(2, len(FAULTS)))
     count = rng.randint(3, 9)
     times = sorted(rng.uniform(FIRST_FAULT_S, duration_s * 0.9) for _ in range(count))
@@ -368,12 +370,10 @@ def _state(node: SimNode) -> str:
     if life is None:
         return f"{node.node_id} down"
     s = life.engine.status()
-    suffrage = ",".join(
-        f"{m.node_id}{'' if m.suffrage is Suffrage.VOTER else '(learner)'}" for m in s.membership.members
-    )
+    members = ",".join(f"{m.node_id}{'' if m.suffrage is Suffrage.VOTER else '?'}" for m in s.membership.members)
     links = ",".join(f"{p.node_id}:{p.match_index}{'' if p.connected else '!'}" for p in s.peers)
     return (
         f"{s.node_id} {s.role.value} term {s.term} leader {s.leader} log {s.base_index}..{s.last_index} durable "
-        f"{s.durable_index} commit {s.commit_index} applied {s.applied_index} members {suffrage} peers {links} "
+        f"{s.durable_index} commit {s.commit_index} applied {s.applied_index} members {members} peers {links} "
         f"{s.refusing_writes} {s.stopped}"
     )

@@ -1,0 +1,50 @@
+"""A few hundred short simulated runs, and the promises of the simulation itself (CH-1 to CH-3)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.run import run_seed
+from tests.simulation.world import Summary
+
+FIRST = int(os.environ.get("SIM_FIRST", "100000"))
+SEEDS = int(os.environ.get("SIM_SEEDS", "300"))
+OPERATIONS = 300
+
+
+def _short(seed: int) -> tuple[int, Summary | str]:
+    return seed, run_seed(seed, operations=OPERATIONS)
+
+
+@pytest.mark.req("CH-1", "CH-2", "CH-3", "CL-2", "CL-5", "CL-10", "CL-11", "D-7", "D-8", "D-11")
+@pytest.mark.timeout(400)
+def test_short_runs_hold() -> None:
+    print(f"seeds {FIRST} to {FIRST + SEEDS - 1}; SIM_FIRST and SIM_SEEDS choose others")
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        found = dict(pool.imap_unordered(_short, range(FIRST, FIRST + SEEDS), chunksize=4))
+    broken = {seed: text for seed, text in found.items() if isinstance(text, str)}
+    assert not broken, f"replay with: python -m tests.simulation.run --operations {OPERATIONS} --seed {min(broken)}"
+    held = [summary for summary in found.values() if isinstance(summary, Summary)]
+    assert sum(s.ok for s in held) > 0.7 * sum(s.invoked for s in held), "most operations must succeed"
+    assert sum(s.faults for s in held) > SEEDS, "the faults must really happen"
+    assert sum(s.reads for s in held) > SEEDS
+
+
+@pytest.mark.req("CH-1")
+def test_one_seed_one_trace_in_any_process() -> None:
+    traces = set()
+    for hash_seed in ("1", "2"):
+        out = subprocess.run(
+            [sys.executable, "-m", "tests.simulation.run", "--seed", "7", "--operations", "300"],
+            env=dict(os.environ, PYTHONHASHSEED=hash_seed),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        traces.add(next(line for line in out.splitlines() if line.startswith("trace")))
+    assert len(traces) == 1
