@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
 from typing import Protocol, TypeVar
 
 from hypercluster.client.worker.mirror import Batch, Mirror, Window, build_windows
@@ -74,7 +75,7 @@ class Applier:
                 break
             builds, plan = group
             await self._write(build_windows(builds), {})
-            await self._in_thread(lambda plan=plan: mirror.run_names(plan))  # type: ignore[misc]
+            await self._in_thread(partial(mirror.run_names, plan))
         await self._in_thread(rebuild.finish)
 
     async def _write(self, windows: Iterable[Window], known: dict[bytes, bytes]) -> None:
@@ -89,8 +90,7 @@ class Applier:
                 following = await self._in_thread(lambda: next(source, None))
                 if following is not None:
                     fetching = asyncio.ensure_future(self._content(following, known))
-                ready, present = window, chunks
-                await self._in_thread(lambda: self._mirror.write_window(ready, present))  # noqa: B023 (awaited here)
+                await self._in_thread(partial(self._mirror.write_window, window, chunks))
                 window = following
         finally:
             if fetching is not None:

@@ -12,10 +12,8 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from hypercluster.client.client import Client
 from hypercluster.client.content import ChunkDoor
@@ -24,6 +22,7 @@ from hypercluster.client.worker.applying import Applier
 from hypercluster.client.worker.mirror import Mirror
 from hypercluster.client.worker.rebuild import Rebuild
 from hypercluster.client.worker.state import Failure, WorkerState, WorkerStatus, write_status
+from hypercluster.client.worker.thread import MirrorThread
 from hypercluster.client.worker.verify import Verification, verify
 from hypercluster.errors import HistoryChangedError, HyperClusterError, NotFoundError, check
 from hypercluster.limits import MIB
@@ -37,7 +36,6 @@ PAUSE_S = (0.05, 1.0)
 STATUS_PERIOD_S = 0.5
 CLOSE_S = 5.0
 
-T = TypeVar("T")
 InboxItem = list[LogRecord] | feed.CaughtUp
 
 
@@ -59,7 +57,7 @@ class Worker:
         self._directory = directory.absolute()
         self._state = (state or state_directory(self._directory)).absolute()
         self._instance = os.urandom(16)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mirror")
+        self._in_thread = MirrorThread()
         self._turn = asyncio.Lock()  # one batch, or one verification
         self._inbox: list[InboxItem] = []
         self._inbox_records = 0
@@ -78,7 +76,7 @@ class Worker:
                 lambda: Mirror(str(self._directory), str(self._state), self._workspace_id)
             )
         except BaseException:
-            self._thread.shutdown()
+            self._in_thread.close()
             raise
         self._applier = Applier(self._mirror, self._door.fetch, self._in_thread)
         self.status.failure = await self._in_thread(lambda: Failure.read(self._mirror.store))
@@ -92,11 +90,8 @@ class Worker:
             self._batch.cancel()
             await asyncio.gather(self._batch, return_exceptions=True)
         await self._in_thread(self._mirror.close)
-        self._thread.shutdown()
+        self._in_thread.close()
         self._write_status()
-
-    def _in_thread(self, call: Callable[[], T]) -> Awaitable[T]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     # --- running ------------------------------------------------------------------------------------
 
@@ -123,6 +118,12 @@ class Worker:
         """Until the mirror holds, synced, everything up to `log_index`."""
         async with self._applied_changed:
             await self._applied_changed.wait_for(lambda: self.status.applied_index >= log_index)
+
+    async def recover(self) -> None:
+        """Ends what a killed run left half done, without following the log."""
+        if not await self._in_thread(lambda: self._mirror.is_of(self._mirror.history_id())):
+            raise NotFoundError(f"{self._directory} holds no finished mirror: run the worker first")
+        await self._recovered()
 
     async def verify(self) -> Verification:
         """The directory against the tree, between two batches (WS-55)."""
@@ -202,14 +203,13 @@ class Worker:
             begun = False
             async for piece in feed.snapshot(self._nodes, address, self._workspace_id):
                 if not begun:
-                    history_id = piece.history_id
-                    await self._in_thread(lambda: rebuild.begin(history_id))  # noqa: B023 (awaited here)
+                    await self._in_thread(partial(rebuild.begin, piece.history_id))
                     begun = True
                 records = [(record.family, record.key, record.value) for record in piece.records]
-                await self._in_thread(lambda: rebuild.add(records))  # noqa: B023 (awaited here)
+                await self._in_thread(partial(rebuild.add, records))
                 log_index, root = piece.log_index, piece.root
             check(begun, "a snapshot has at least one piece")
-            await self._in_thread(lambda: rebuild.check(log_index, root))
+            await self._in_thread(partial(rebuild.check, log_index, root))
             await self._applier.build(rebuild)
             await self._note_applied()
 

@@ -1,0 +1,85 @@
+"""What every client command does the same: open a client, run, print a table or JSON, end with the right code.
+
+Owns: `run_client`, the output of rows, and progress on a terminal.
+Never: a command's work.
+Exit codes are main.py's: a refusal ends with 1, an unknown outcome with 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from hypercluster.client.client import Client
+from hypercluster.client.settings import ClientSettings
+from hypercluster.errors import NoQuorumError
+
+T = TypeVar("T")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object (or one a line), instead of text.")
+timeout_option = click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(0.1, 3600), default=None, help="Seconds to wait for a leader."
+)
+
+
+def run_client(settings: ClientSettings, work: Callable[[Client], Awaitable[T]], timeout_s: float | None = None) -> T:
+    """Runs `work` with a client that is closed afterwards."""
+    if timeout_s is not None:
+        lane = replace(
+            settings.lane,
+            no_leader_ns=int(timeout_s * 1e9),
+            deadline_ns=max(settings.lane.deadline_ns, int(timeout_s * 1e9)),
+        )
+        settings = replace(settings, lane=lane, read_deadline_s=timeout_s)
+
+    async def body() -> T:
+        async with Client(settings) as client:
+            try:
+                return await work(client)
+            except NoQuorumError as error:
+                if "tried" in str(error):
+                    raise
+                waited_s = settings.lane.no_leader_ns / 1e9
+                words = client.nodes.no_leader_words(waited_s)
+                raise NoQuorumError(f"{words}\n  Nothing was written. See: hypercluster status") from error
+
+    return asyncio.run(body())
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Without lines; the last column takes what room is left."""
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def shown(name: bytes) -> str:
+    """A name for people and for JSON: UTF-8, other bytes as escapes."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+def on_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+def read_input(limit_bytes: int) -> bytes:
+    """Standard input. Raises click.UsageError if there is more than `limit_bytes`."""
+    content = sys.stdin.buffer.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise click.UsageError(f"standard input holds more than {limit_bytes} bytes")
+    return content
