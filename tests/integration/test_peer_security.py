@@ -29,7 +29,7 @@ import grpc.aio
 import pytest
 
 from hypercluster.errors import HyperClusterError
-from hypercluster.limits import MIB, PEER_IN_FLIGHT_BYTES_MAX
+from hypercluster.limits import MIB, PEER_CONNECTIONS_MAX, PEER_IN_FLIGHT_BYTES_MAX
 from hypercluster.raft import peer_hello, peer_link
 from hypercluster.raft.peer_hello import LocalNode
 from hypercluster.raft.peer_timing import PeerTiming
@@ -564,6 +564,38 @@ async def test_exhausted_descriptors_do_not_close_the_listener_for_good(tmp_path
         while not await attack.visit(remote.port, certs.node("n1"), b"x", lambda: remote.report()["frames"] >= 1):
             assert time.monotonic() < end, "the listener is closed for good"
             await asyncio.sleep(0.05)
+    finally:
+        for connection in held:
+            connection.close()
+        await asyncio.to_thread(remote.stop)
+
+
+@pytest.mark.req("SEC-3")
+async def test_a_crowd_of_half_open_connections_takes_a_bounded_number_of_descriptors(tmp_path: Path) -> None:
+    """Where the process may have thousands, strangers get at most PEER_CONNECTIONS_MAX, and the crowd kills nobody."""
+    remote = Remote(tmp_path, N2)
+    held: list[socket.socket] = []
+
+    def descriptors() -> int:
+        return len(list(Path(f"/proc/{remote.pid}/fd").iterdir()))
+
+    try:
+        before = descriptors()
+        for _ in range(500):
+            connection = socket.socket()
+            connection.setblocking(False)
+            connection.connect_ex(("127.0.0.1", remote.port))
+            held.append(connection)
+        most = 0
+
+        def over() -> bool:
+            nonlocal most
+            most = max(most, descriptors())
+            return most > before + 100 and descriptors() <= before + 5
+
+        await eventually(over, "the deadline of the handshakes ends the crowd")
+        assert most <= before + PEER_CONNECTIONS_MAX + 10
+        assert await attack.visit(remote.port, certs.node("n1"), b"x", lambda: remote.report()["frames"] == 1)
     finally:
         for connection in held:
             connection.close()

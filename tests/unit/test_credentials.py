@@ -428,6 +428,23 @@ async def test_the_client_listener_speaks_tls_1_3_only(listener: Listener, tmp_p
 
 
 @pytest.mark.req("SEC-1")
+def test_grpc_is_told_of_changes_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told of the same files at every handshake, it rebuilds its context under others and aborts in a crowd."""
+    asked: list[Any] = []
+    monkeypatch.setattr(grpc, "dynamic_ssl_server_credentials", lambda _first, fetch, _demand: asked.append(fetch))
+    files = certs.write(tmp_path, certs.node("n1"))
+    tls.server_credentials(tls.ReloadingFiles(files))
+    (fetch,) = asked
+    assert fetch() is None
+    assert fetch() is None
+    certificates.write_pair(certs.node("n1", authority="new"), files.certificate, files.key, replace=True)
+    assert fetch() is None  # the CA is not trusted yet: they do not fit together
+    certificates.write_file(files.trust, certs.ca(name="new").certificate_pem, replace=True)
+    assert fetch() is not None
+    assert fetch() is None
+
+
+@pytest.mark.req("SEC-1")
 async def test_certificates_and_the_ca_are_replaced_without_a_restart(tmp_path: Path) -> None:
     """The whole rotation of a CA: trust both, re-issue, trust the new one only."""
     problems: list[str] = []
