@@ -96,76 +96,80 @@ def visible_presence(reader: Reader, workspace_id: bytes, chunk_hash: bytes, sen
     return None if sent is None else presence
 
 
+class OrganisationAccount:
+    """The account of one organisation while an entry is judged; its workspaces share it."""
+
+    __slots__ = ("account", "changed", "org")
+
+    def __init__(self, reader: Reader, org: str) -> None:
+        self.org = org
+        self.account = read_account(reader, org)
+        self.changed = False
+
+    def charge(self, chunks: int, length: int, inodes: int) -> None:
+        count, size, nodes, quota_bytes, quota_nodes = self.account
+        self.account = Account(count + chunks, size + length, nodes + inodes, quota_bytes, quota_nodes)
+        self.changed = True
+
+    def flush(self, overlay: Overlay) -> None:
+        if self.changed:
+            self.changed = False
+            overlay.put(Family.CHUNKS, *account_change(self.org, self.account))
+
+
 class ChunkLedger:
     """Chunk records of one workspace, changed through the overlay; counts are kept in its header."""
 
-    __slots__ = ("_account", "_account_changed", "_header", "_organisation", "_overlay")
+    __slots__ = ("_header", "_organisation", "_overlay", "_prefix", "account")
 
-    def __init__(self, overlay: Overlay, header: Header) -> None:
+    def __init__(self, overlay: Overlay, header: Header, account: OrganisationAccount) -> None:
         self._overlay = overlay
         self._header = header
-        self._organisation = organisation_id(header.org)
+        self._prefix = _OF_WORKSPACE + header.workspace_id
+        self._organisation = _OF_ORGANISATION + organisation_id(header.org)
+        self.account = account
 
-    def add(self, chunk_hash: bytes, length: int, stamp_ns: int, sender: bytes | None) -> bool:
-        """Makes a chunk present; `sender` is remembered unless an extent will refer to it at once. True if new."""
-        overlay, header = self._overlay, self._header
-        presence = read_presence(overlay, header.workspace_id, chunk_hash)
-        if sender is not None:
-            key = _OF_SENDER + header.workspace_id + chunk_hash + sender
-            overlay.put(Family.CHUNKS, key, _STAMP.pack(stamp_ns))
-        references = presence.references if presence else 0
-        key = presence_key(header.workspace_id, chunk_hash)
-        overlay.put(Family.CHUNKS, key, _PRESENCE.pack(references, length, stamp_ns))
+    def presence(self, chunk_hash: bytes) -> Presence | None:
+        record = self._overlay.get(Family.CHUNKS, self._prefix + chunk_hash)
+        return None if record is None else Presence._make(_PRESENCE.unpack(record))
+
+    def send(self, chunk_hash: bytes, length: int, stamp_ns: int, sender: bytes) -> bool:
+        """A chunk that `sender` has sent ahead of the operation that needs it. True if it is new here."""
+        key = _OF_SENDER + self._header.workspace_id + chunk_hash + sender
+        self._overlay.put(Family.CHUNKS, key, _STAMP.pack(stamp_ns))
+        presence = self.presence(chunk_hash)
+        self.settle(chunk_hash, presence, 0, length, stamp_ns)
+        return presence is None
+
+    def settle(self, chunk_hash: bytes, presence: Presence | None, change: int, length: int, stamp_ns: int) -> None:
+        """References made and ended by one command, which brought the chunk along if it was not present."""
+        references = change
         if presence is not None:
-            return False
-        header.chunk_count += 1
-        header.chunk_bytes += length
-        key = _OF_ORGANISATION + self._organisation + chunk_hash
-        record = overlay.get(Family.CHUNKS, key)
+            references += presence.references
+            length = presence.length
+        check(references >= 0 and length > 0, "chunk references must add up")
+        self._overlay.put(Family.CHUNKS, self._prefix + chunk_hash, _PRESENCE.pack(references, length, stamp_ns))
+        if presence is None:
+            self._enter(chunk_hash, length)
+
+    def _enter(self, chunk_hash: bytes, length: int) -> None:
+        """The chunk is new in the workspace, and perhaps in its organisation."""
+        self._header.chunk_count += 1
+        self._header.chunk_bytes += length
+        key = self._organisation + chunk_hash
+        record = self._overlay.get(Family.CHUNKS, key)
         workspaces = _ORGANISATION_CHUNK.unpack(record)[0] if record else 0
-        overlay.put(Family.CHUNKS, key, _ORGANISATION_CHUNK.pack(workspaces + 1, length))
+        self._overlay.put(Family.CHUNKS, key, _ORGANISATION_CHUNK.pack(workspaces + 1, length))
         if not workspaces:
-            self._charge(1, length, 0)
-        return True
-
-    def has(self, chunk_hash: bytes) -> bool:
-        return self._overlay.get(Family.CHUNKS, _OF_WORKSPACE + self._header.workspace_id + chunk_hash) is not None
-
-    def refer(self, chunk_hash: bytes, change: int, stamp_ns: int) -> None:
-        """Counts references made or ended. A chunk that loses its last one stays present until collected."""
-        presence = read_presence(self._overlay, self._header.workspace_id, chunk_hash)
-        check(presence is not None and presence.references + change >= 0, "chunk references must add up")
-        if presence is not None:
-            record = _PRESENCE.pack(presence.references + change, presence.length, max(stamp_ns, presence.touched_ns))
-            self._overlay.put(Family.CHUNKS, presence_key(self._header.workspace_id, chunk_hash), record)
-
-    def charge_inodes(self, change: int) -> None:
-        if change:
-            self._charge(0, 0, change)
+            self.account.charge(1, length, 0)
 
     def exceeds(self, new_bytes: int, new_inodes: int) -> bool:
         """Whether so much more would pass a quota of the workspace or its organisation (WS-29)."""
-        header = self._header
+        header, account = self._header, self.account.account
         if header.quota_bytes and new_bytes and header.chunk_bytes + new_bytes > header.quota_bytes:
             return True
         if header.quota_nodes and new_inodes and header.inode_count + new_inodes > header.quota_nodes:
             return True
-        account = self._read_account()
         if account.quota_bytes and new_bytes and account.chunk_bytes + new_bytes > account.quota_bytes:
             return True
         return bool(account.quota_nodes and new_inodes and account.inode_count + new_inodes > account.quota_nodes)
-
-    def _read_account(self) -> Account:
-        record = self._overlay.get(Family.CHUNKS, _ACCOUNT + self._organisation)
-        return Account() if record is None else Account._make(_ORGANISATION.unpack(record))
-
-    def _charge(self, chunks: int, length: int, inodes: int) -> None:
-        was = self._read_account()
-        record = _ORGANISATION.pack(
-            was.chunk_count + chunks,
-            was.chunk_bytes + length,
-            was.inode_count + inodes,
-            was.quota_bytes,
-            was.quota_nodes,
-        )
-        self._overlay.put(Family.CHUNKS, _ACCOUNT + self._organisation, record)

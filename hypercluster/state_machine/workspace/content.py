@@ -20,7 +20,17 @@ from blake3 import blake3
 
 from hypercluster.errors import check
 from hypercluster.state_machine.store import Family, Reader
-from hypercluster.state_machine.workspace.extents import EXTENT_BYTES, Extent, decode_extents, encode_extents
+from hypercluster.state_machine.workspace.extents import (
+    EXTENT_BYTES,
+    Extent,
+    after,
+    before,
+    continues,
+    decode_extents,
+    encode_extents,
+    merged,
+    spliced,
+)
 from hypercluster.state_machine.workspace.records import PAGE, ZERO_HASH, Inode, body_of
 
 WIDTH: Final = 16
@@ -157,25 +167,45 @@ class ContentEdit(ContentReader):
         self._chunk_delta = chunk_delta  # told of every reference made (+1) or ended (-1)
         self.dropped: list[Dropped] = []
 
+    def splice(self, start: int, end: int, new: list[Extent]) -> None:
+        """Puts `new` in place of whatever the file has in [start, end); what sticks out at either side stays."""
+        if self.inode.extent_count <= INLINE_EXTENTS and self._splice_inline(start, end, new):
+            return
+        low, high = start, end
+        placed = list(new)
+        left = self.floor(start - 1) if start else None
+        if left is not None and left.end > start:
+            placed.insert(0, before(left, start))
+            low = left.offset
+        elif left is not None and placed and continues(left, placed[0]):
+            placed.insert(0, left)
+            low = left.offset
+        right = self.floor(end)
+        if right is not None and right.end > end and right.offset < end:
+            placed.append(after(right, end))
+            high = end + 1
+        elif right is not None and right.offset == end and placed and continues(placed[-1], right):
+            placed.append(right)
+            high = end + 1
+        self.replace(low, high, list(merged(placed)))
+
+    def _splice_inline(self, start: int, end: int, new: list[Extent]) -> bool:
+        """The common file, whose few extents never leave the inode's record. False if they do not fit it."""
+        inode = self.inode
+        old = decode_extents(inode.extents)
+        extents = spliced(old, start, end, new)
+        if len(extents) > INLINE_EXTENTS:
+            return False
+        self._count_difference(old, extents)
+        inode.extents = record = encode_extents(extents)
+        inode.extent_count = len(extents)
+        inode.mapped_bytes = sum([extent[1] for extent in extents])
+        inode.content_digest = extents_digest(record)
+        return True
+
     def replace(self, low: int, high: int, new: list[Extent]) -> None:
         """Removes the extents that begin in [low, high) and puts `new`, which begin there, in their place."""
-        inode = self.inode
-        root = self.root()
-        if root.extent_count <= INLINE_EXTENTS and len(new) <= INLINE_EXTENTS:
-            old = decode_extents(inode.extents)
-            kept = [extent for extent in old if extent[0] < low]
-            rest = [extent for extent in old if extent[0] >= high]
-            if len(kept) + len(new) + len(rest) <= INLINE_EXTENTS:
-                # The common file: its few extents never leave the inode's record.
-                self._count(old[len(kept) : len(old) - len(rest)], -1)
-                self._count(new, 1)
-                extents = [*kept, *new, *rest]
-                inode.extents = record = encode_extents(extents)
-                inode.extent_count = len(extents)
-                inode.mapped_bytes = sum([extent[1] for extent in extents])
-                inode.content_digest = extents_digest(record)
-                return
-        self._set_root(self._edit(root, level_of(inode.size), 0, low, high, new))
+        self._set_root(self._edit(self.root(), level_of(self.inode.size), 0, low, high, new))
 
     def resize(self, size: int) -> None:
         """Sets the size. Extents must end at or below it: a shrinking file is cut first."""
@@ -276,6 +306,14 @@ class ContentEdit(ContentReader):
         page = self.inode.next_page
         self.inode.next_page = page + 1
         return page
+
+    def _count_difference(self, old: list[Extent], new: list[Extent]) -> None:
+        """What both have in front is not counted."""
+        same = 0
+        while same < len(old) and same < len(new) and old[same] == new[same]:
+            same += 1
+        self._count(old[same:], -1)
+        self._count(new[same:], 1)
 
     def _count(self, extents: list[Extent], change: int) -> None:
         for extent in extents:

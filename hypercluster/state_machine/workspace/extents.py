@@ -69,3 +69,13 @@ def after(extent: Extent, at: int) -> Extent:
     """The part of the extent that lies at or above file offset `at`."""
     cut = at - extent.offset
     return Extent(at, extent.length - cut, extent.chunk_offset + cut, extent.chunk_hash)
+
+
+def spliced(extents: list[Extent], start: int, end: int, new: list[Extent]) -> list[Extent]:
+    """A whole file's extents with `new` in place of whatever was in [start, end)."""
+    if not extents or extents[-1].end <= start:
+        joined = extents and new and continues(extents[-1], new[0])
+        return list(merged([*extents, *new])) if joined else [*extents, *new]
+    left = [before(extent, start) if extent.end > start else extent for extent in extents if extent.offset < start]
+    right = [after(extent, end) if extent.offset < end else extent for extent in extents if extent.end > end]
+    return list(merged([*left, *new, *right]))

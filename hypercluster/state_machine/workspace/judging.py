@@ -33,9 +33,9 @@ from hypercluster.state_machine.workspace.records import (
     name_key,
 )
 from hypercluster.state_machine.workspace.state import OpenWorkspace, add_workspace, open_workspace
-from hypercluster.state_machine.workspace.turn import Turn
+from hypercluster.state_machine.workspace.turn import Turn, derived_id
 
-# What an operation does, by its name in the oneof. Writes are told apart: they alone depend on who sent chunks.
+# What an operation does, by its name in the oneof.
 _OPERATIONS: Final[dict[str, Callable[[Turn, Any], FileOutcome | None]]] = {
     "create": names.create,
     "mkdir": names.mkdir,
@@ -44,6 +44,7 @@ _OPERATIONS: Final[dict[str, Callable[[Turn, Any], FileOutcome | None]]] = {
     "unlink": names.unlink,
     "rmdir": names.rmdir,
     "rename": renaming.rename,
+    "write": writing.write,
     "truncate": writing.truncate,
     "chmod": attributes.chmod,
     "chown": attributes.chown,
@@ -59,11 +60,6 @@ _NAME_BYTES: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._-")
 _NO_WORKSPACE: Final = FileOutcome(reason=NO_WORKSPACE)
 _BAD_OPERATION: Final = FileOutcome(reason=BAD_OP_TYPE)
 _EXISTS: Final = FileOutcome(reason=EXISTS)
-
-
-def derived_id(id_seed: bytes, ordinal: int, purpose: bytes) -> bytes:
-    """An id of 16 bytes that only this command of this entry has."""
-    return blake3(id_seed + ordinal.to_bytes(4, "big") + purpose).digest()[:16]
 
 
 def judge(ctx: OpContext, command: Command) -> FileOutcome:
@@ -85,16 +81,8 @@ def judge(ctx: OpContext, command: Command) -> FileOutcome:
 
 
 def _judge_file(ctx: OpContext, workspace: OpenWorkspace, command: FileCommand) -> FileOutcome:
-    turn = Turn(
-        ctx.overlay,
-        workspace,
-        ctx.stamp_ns,
-        derived_id(ctx.id_seed, ctx.ordinal, b"inode"),
-        ctx.stamp_ns,
-        ctx.effects.chunks,
-        ctx,
-    )
-    refusal = carry_out(turn, command, sender_id(ctx.worker, ctx.principal) if command.HasField("write") else b"")
+    turn = Turn(ctx.overlay, workspace, ctx.stamp_ns, None, ctx.effects.chunks, ctx)
+    refusal = carry_out(turn, command)
     if refusal is not None:
         return refusal
     root = turn.commit()
@@ -108,7 +96,7 @@ def _judge_file(ctx: OpContext, workspace: OpenWorkspace, command: FileCommand) 
     return outcome
 
 
-def carry_out(turn: Turn, command: FileCommand, sender: bytes) -> FileOutcome | None:
+def carry_out(turn: Turn, command: FileCommand) -> FileOutcome | None:
     """Judges and does one operation, short of its commit; None when it was done."""
     name = command.WhichOneof("op")
     if name is None:
@@ -119,8 +107,6 @@ def carry_out(turn: Turn, command: FileCommand, sender: bytes) -> FileOutcome | 
         refusal = _judge_base(turn, command, name)
         if refusal is not None:
             return refusal
-    if name == "write":
-        return writing.write(turn, command.write, sender)
     return _OPERATIONS[name](turn, getattr(command, name))
 
 
@@ -164,9 +150,9 @@ def _judge_chunk(ctx: OpContext, workspace: OpenWorkspace, put: ChunkPut) -> Fil
     if not content or len(content) > CHUNK_BYTES_MAX or blake3(content).digest() != put.hash:
         return refused(EINVAL)
     ledger = workspace.ledger
-    if not ledger.has(put.hash) and ledger.exceeds(len(content), 0):
+    if ledger.presence(put.hash) is None and ledger.exceeds(len(content), 0):
         return refused(EDQUOT)
-    if ledger.add(put.hash, len(content), ctx.stamp_ns, sender_id(ctx.worker, ctx.principal)):
+    if ledger.send(put.hash, len(content), ctx.stamp_ns, sender_id(ctx.worker, ctx.principal)):
         ctx.effects.chunks[put.hash] = content
         workspace.changed = True
     return FileOutcome(stamp_ns=ctx.stamp_ns)
@@ -185,7 +171,7 @@ def _judge_create(ctx: OpContext, op: WorkspaceCreate) -> FileOutcome:
     stamp_ns = ctx.stamp_ns
     header = Header(workspace_id, op.name, scope.org, scope.project, op.uid, op.gid, created_ns=stamp_ns)
     workspace = add_workspace(overlay, header)
-    turn = Turn(overlay, workspace, stamp_ns, ROOT_ID, stamp_ns, ctx.effects.chunks, ctx)
+    turn = Turn(overlay, workspace, stamp_ns, (ROOT_ID, stamp_ns), ctx.effects.chunks, ctx)
     turn.log_index = 0  # the workspace begins before its first operation
     root = Inode(ROOT_ID, KIND_DIRECTORY, op.mode, op.uid, op.gid, 2, stamp_ns, 0, stamp_ns, stamp_ns)
     turn.add_inode(root)

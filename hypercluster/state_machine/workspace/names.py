@@ -98,14 +98,15 @@ def change_metadata(turn: Turn, inode: Inode) -> None:
 
 def _new_inode(turn: Turn, kind: int, mode: int, nlink: int) -> Inode:
     header, stamp_ns = turn.header, turn.stamp_ns
+    inode_id, inode_no = turn.name_inode()
     return Inode(
-        turn.new_id,
+        inode_id,
         kind,
         mode,
         header.uid,
         header.gid,
         nlink,
-        turn.new_no,
+        inode_no,
         0,
         stamp_ns,
         stamp_ns,

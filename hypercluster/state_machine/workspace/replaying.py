@@ -127,15 +127,13 @@ def replay(overlay: Overlay, workspace_id: bytes, record: LogRecord) -> ReplayEf
     except DecodeError:
         return _failed(record, "the command does not parse")
     chunks: dict[bytes, bytes] = {}
-    turn = Turn(overlay, workspace, record.committed_at_ns, record.inode_id, record.inode_no, chunks, context=None)
+    turn = Turn(overlay, workspace, record.committed_at_ns, (record.inode_id, record.inode_no), chunks, context=None)
     before = _place_before(turn, command)
-    refusal = carry_out(turn, command, b"")
+    refusal = carry_out(turn, command)
     if refusal is not None:
         return _failed(record, f"the operation was accepted and is refused here: {_words(refusal)}")
     root = turn.commit()
     workspace.header.raft_index = record.raft_index
-    if command.HasField("write") and command.write.inline:
-        chunks[blake3(command.write.inline).digest()] = command.write.inline
     problem = _difference(turn, record, root)
     effect = _effect(turn, command, before)
     return ReplayEffects(record.log_index, root, effect, tuple(turn.changed), chunks, problem)

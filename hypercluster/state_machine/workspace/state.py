@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Family
-from hypercluster.state_machine.workspace.chunks import ChunkLedger
+from hypercluster.state_machine.workspace.chunks import ChunkLedger, OrganisationAccount
 from hypercluster.state_machine.workspace.merkle import MerkleTree
 from hypercluster.state_machine.workspace.records import Header, decode_header, header_key
 
 OPEN_WORKSPACES_MAX = 256
 
 _DERIVED = "workspace"
+_ACCOUNTS = "workspace accounts"
 
 
 class OpenWorkspace:
@@ -27,8 +28,22 @@ class OpenWorkspace:
     def __init__(self, overlay: Overlay, header: Header) -> None:
         self.header = header
         self.tree = MerkleTree(overlay, header.workspace_id, header.leaf_count, header.root)
-        self.ledger = ChunkLedger(overlay, header)
+        self.ledger = ChunkLedger(overlay, header, _account_of(overlay, header.org))
         self.changed = False
+
+
+def _accounts(overlay: Overlay) -> dict[str, OrganisationAccount]:
+    found = overlay.derived.get(_ACCOUNTS)
+    if found is None:
+        overlay.derived[_ACCOUNTS] = found = {}
+    return found  # type: ignore[return-value]
+
+
+def _account_of(overlay: Overlay, org: str) -> OrganisationAccount:
+    accounts = _accounts(overlay)
+    if org not in accounts:
+        accounts[org] = OrganisationAccount(overlay, org)
+    return accounts[org]
 
 
 def _open_workspaces(overlay: Overlay) -> dict[bytes, OpenWorkspace]:
@@ -70,6 +85,9 @@ def flush_workspaces(overlay: Overlay) -> dict[bytes, OpenWorkspace]:
             overlay.put(Family.TREE, header_key(workspace_id), header.encode())
             workspace.tree.flush(overlay)
             workspace.tree.trim()
+    accounts = _accounts(overlay)
+    for org in sorted(accounts):
+        accounts[org].flush(overlay)
     present = dict(opened)
     while len(opened) > OPEN_WORKSPACES_MAX:
         # The longest open goes; what it held was just written.

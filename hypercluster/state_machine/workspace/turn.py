@@ -12,10 +12,14 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
+from blake3 import blake3
+
+from hypercluster.errors import check
 from hypercluster.state_machine import versions
 from hypercluster.state_machine.context import OpContext
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Family
+from hypercluster.state_machine.workspace.chunks import Presence, sender_id
 from hypercluster.state_machine.workspace.content import ContentEdit
 from hypercluster.state_machine.workspace.leaves import (
     entry_leaf_hash,
@@ -39,22 +43,29 @@ ENTRY_BYTES: Final = 17  # of an entry's body: inode id and kind
 _STAMP: Final = Struct(">Q")
 
 
+def derived_id(id_seed: bytes, ordinal: int, purpose: bytes) -> bytes:
+    """An id of 16 bytes that only this command of this entry has (D-4)."""
+    return blake3(id_seed + ordinal.to_bytes(4, "big") + purpose).digest()[:16]
+
+
 class Turn:
-    """See the module. `new_id` and `new_no` are what an inode made by this operation is called (WS-11)."""
+    """See the module. `new_inode` is what an inode made by this operation is called: id and number, as the log says;
+    where it is None both follow from the entry (WS-11)."""
 
     __slots__ = (
+        "_added",
         "_chunk_delta",
         "_context",
         "_inodes",
         "_leaves",
+        "_presences",
         "applied_offset",
         "changed",
         "chunks",
         "existed",
         "header",
         "log_index",
-        "new_id",
-        "new_no",
+        "new_inode",
         "overlay",
         "stamp_ns",
         "subject",
@@ -66,8 +77,7 @@ class Turn:
         overlay: Overlay,
         workspace: OpenWorkspace,
         stamp_ns: int,
-        new_id: bytes,
-        new_no: int,
+        new_inode: tuple[bytes, int] | None,
         chunks: dict[bytes, bytes],
         context: OpContext | None,
     ) -> None:
@@ -75,8 +85,7 @@ class Turn:
         self.workspace = workspace
         self.header = workspace.header
         self.stamp_ns = stamp_ns
-        self.new_id = new_id
-        self.new_no = new_no
+        self.new_inode = new_inode
         self.chunks = chunks  # hash -> bytes, for the chunk store
         self.log_index = self.header.log_index + 1
         self.subject: Inode | None = None  # what the acknowledgement speaks of
@@ -87,10 +96,17 @@ class Turn:
         self._inodes: dict[bytes, Inode | None] = {}
         self._leaves: dict[bytes, bytes | None] = {}
         self._chunk_delta: dict[bytes, int] = {}
+        self._added: dict[bytes, int] = {}
+        self._presences: dict[bytes, Presence | None] = {}
 
     @property
     def replaying(self) -> bool:
         return self._context is None
+
+    def sender(self) -> bytes:
+        """Who sends this command, as chunk records know them."""
+        context = self._context
+        return b"" if context is None else sender_id(context.worker, context.principal)
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -114,11 +130,19 @@ class Turn:
         if not any(known is inode for known in self.changed):
             self.changed.append(inode)
 
+    def name_inode(self) -> tuple[bytes, int]:
+        """Id and number of the inode this operation makes."""
+        context = self._context
+        if self.new_inode is not None or context is None:
+            check(self.new_inode is not None, "a replayed operation has its inode from the log")
+            return self.new_inode or (b"", 0)
+        return derived_id(context.id_seed, context.ordinal, b"inode"), self.stamp_ns
+
     def add_inode(self, inode: Inode) -> None:
         self._inodes[inode.inode_id] = inode
         self.header.inode_count += 1
         if self._context is not None:
-            self.workspace.ledger.charge_inodes(1)
+            self.workspace.ledger.account.charge(0, 0, 1)
         self.changed.append(inode)
 
     def put_entry(self, directory: bytes, name: bytes, inode: Inode) -> None:
@@ -162,6 +186,20 @@ class Turn:
         if edit.dropped:
             queue_pages(self.overlay, self.header, edit.inode.inode_id, edit.dropped)
 
+    def presence(self, chunk_hash: bytes) -> Presence | None:
+        """The chunk as it was before this operation."""
+        if chunk_hash in self._presences:
+            return self._presences[chunk_hash]
+        found = self._presences[chunk_hash] = self.workspace.ledger.presence(chunk_hash)
+        return found
+
+    def add_chunk(self, chunk_hash: bytes, content: bytes) -> None:
+        """Content that this operation turns into a chunk; extents that refer to it follow (WS-14)."""
+        if self._context is None or self.presence(chunk_hash) is None:
+            self.chunks[chunk_hash] = content
+        self._added[chunk_hash] = len(content)
+        self._chunk_delta.setdefault(chunk_hash, 0)
+
     def count_chunk(self, chunk_hash: bytes, change: int) -> None:
         self._chunk_delta[chunk_hash] = self._chunk_delta.get(chunk_hash, 0) + change
 
@@ -182,14 +220,15 @@ class Turn:
         if self._context is not None:
             ledger = self.workspace.ledger
             for chunk_hash, change in self._chunk_delta.items():
-                if change:
-                    ledger.refer(chunk_hash, change, self.stamp_ns)
+                length = self._added.get(chunk_hash, 0)
+                if change or length:
+                    ledger.settle(chunk_hash, self.presence(chunk_hash), change, length, self.stamp_ns)
             header.raft_index = self._context.index
         header.log_index = self.log_index
         self.workspace.changed = True
         if not self._leaves:
             return self.workspace.tree.root_hash
-        return self.workspace.tree.update(self._leaves.items())
+        return self.workspace.tree.update(list(self._leaves.items()))
 
     def _store_inode(self, inode: Inode, body: bytes) -> None:
         key = self.header.workspace_id + INODE + inode.inode_id
@@ -210,4 +249,4 @@ class Turn:
         self.header.inode_count -= 1
         self.header.mapped_bytes -= inode.mapped_bytes
         if self._context is not None:
-            self.workspace.ledger.charge_inodes(-1)
+            self.workspace.ledger.account.charge(0, 0, -1)

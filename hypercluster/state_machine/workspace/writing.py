@@ -31,7 +31,7 @@ from hypercluster.state_machine.workspace.errnos import (
     ENOENT,
     refused,
 )
-from hypercluster.state_machine.workspace.extents import Extent, after, before, continues, merged
+from hypercluster.state_machine.workspace.extents import Extent, merged
 from hypercluster.state_machine.workspace.recent import keep_recent, recent_bytes
 from hypercluster.state_machine.workspace.records import KIND_DIRECTORY, KIND_FILE, Inode
 from hypercluster.state_machine.workspace.turn import Turn
@@ -39,14 +39,14 @@ from hypercluster.state_machine.workspace.turn import Turn
 _TOO_LARGE = FileOutcome(reason=LIMIT)
 
 
-def write(turn: Turn, op: Write, sender: bytes) -> FileOutcome | None:
+def write(turn: Turn, op: Write) -> FileOutcome | None:
     inode = _file(turn, op.inode_id)
     if isinstance(inode, FileOutcome):
         return inode
-    pieces = op.pieces
-    if op.inline and pieces:
+    pieces, inline = op.pieces, op.inline
+    if inline and pieces:
         return refused(EINVAL)
-    length = len(op.inline)
+    length = len(inline)
     if length > INLINE_BYTES_MAX or len(pieces) > WRITE_EXTENTS_MAX:
         return _TOO_LARGE
     if pieces:
@@ -63,7 +63,7 @@ def write(turn: Turn, op: Write, sender: bytes) -> FileOutcome | None:
         return refused(EFBIG)
     new: list[Extent] = []
     if pieces:
-        refusal = _judge_pieces(turn, op, sender)
+        refusal = _judge_pieces(turn, op)
         if refusal is not None:
             return refusal
         at = offset
@@ -72,9 +72,12 @@ def write(turn: Turn, op: Write, sender: bytes) -> FileOutcome | None:
             at += piece.length
         new = list(merged(new))
     elif length:
-        chunk_hash = blake3(op.inline).digest()
-        if not _add_inline(turn, chunk_hash, op.inline, offset + length >= inode.size):
+        chunk_hash = blake3(inline).digest()
+        if not turn.replaying and turn.workspace.ledger.exceeds(length, 0) and turn.presence(chunk_hash) is None:
             return refused(EDQUOT)
+        turn.add_chunk(chunk_hash, inline)
+        if offset + length >= inode.size and length < COALESCE_EXTENT_BYTES_MAX:
+            keep_recent(turn.overlay, turn.header, chunk_hash, inline)
         new.append(Extent(offset, length, 0, chunk_hash))
     turn.subject, turn.applied_offset = inode, offset
     if length:
@@ -91,7 +94,7 @@ def truncate(turn: Turn, op: Truncate) -> FileOutcome | None:
     mapped = inode.mapped_bytes
     edit = turn.edit_content(inode)
     if op.size < inode.size:
-        cut_range(edit, op.size, inode.size, [])
+        edit.splice(op.size, inode.size, [])
     edit.resize(op.size)
     turn.end_content(edit)
     _content_changed(turn, inode, mapped)
@@ -108,10 +111,11 @@ def _file(turn: Turn, inode_id: bytes) -> Inode | FileOutcome:
     return refused(EISDIR if inode.kind == KIND_DIRECTORY else EINVAL)
 
 
-def _judge_pieces(turn: Turn, op: Write, sender: bytes) -> FileOutcome | None:
+def _judge_pieces(turn: Turn, op: Write) -> FileOutcome | None:
     """Every chunk must be there for this sender, and long enough. A replay knows that it was."""
     if turn.replaying:
         return None
+    sender = turn.sender()
     missing: list[bytes] = []
     found: dict[bytes, Presence | None] = {}
     for piece in op.pieces:
@@ -128,34 +132,13 @@ def _judge_pieces(turn: Turn, op: Write, sender: bytes) -> FileOutcome | None:
     return None
 
 
-def _add_inline(turn: Turn, chunk_hash: bytes, content: bytes, at_end: bool) -> bool:
-    """Makes inline content a chunk (WS-14); False if a quota forbids it."""
-    if not turn.replaying and not add_chunk(turn, chunk_hash, content, judged=True):
-        return False
-    if at_end and len(content) < COALESCE_EXTENT_BYTES_MAX:
-        keep_recent(turn.overlay, turn.header, chunk_hash, content)
-    return True
-
-
-def add_chunk(turn: Turn, chunk_hash: bytes, content: bytes, *, judged: bool) -> bool:
-    """Content that apply itself turns into a chunk. `judged`: a quota may refuse it."""
-    ledger = turn.workspace.ledger
-    known = ledger.has(chunk_hash)
-    if judged and not known and ledger.exceeds(len(content), 0):
-        return False
-    ledger.add(chunk_hash, len(content), turn.stamp_ns, None)
-    if not known:
-        turn.chunks[chunk_hash] = content
-    return True
-
-
 def _put_extents(turn: Turn, inode: Inode, offset: int, new: list[Extent]) -> None:
     mapped, end = inode.mapped_bytes, new[-1].end
     at_end = end >= inode.size
     edit = turn.edit_content(inode)
     if end > inode.size:
         edit.resize(end)
-    cut_range(edit, offset, end, new)
+    edit.splice(offset, end, new)
     if at_end and new[-1].length < COALESCE_EXTENT_BYTES_MAX:
         _coalesce(turn, edit)
     turn.end_content(edit)
@@ -168,27 +151,6 @@ def _content_changed(turn: Turn, inode: Inode, mapped_before: int) -> None:
     if inode.nlink:
         turn.header.mapped_bytes += inode.mapped_bytes - mapped_before
     turn.touch(inode)
-
-
-def cut_range(edit: ContentEdit, start: int, end: int, new: list[Extent]) -> None:
-    """Puts `new` in place of whatever the file has in [start, end); what sticks out at either side stays."""
-    low, high = start, end
-    placed = list(new)
-    left = edit.floor(start - 1) if start else None
-    if left is not None and left.end > start:
-        placed.insert(0, before(left, start))
-        low = left.offset
-    elif left is not None and placed and continues(left, placed[0]):
-        placed.insert(0, left)
-        low = left.offset
-    right = edit.floor(end)
-    if right is not None and right.end > end and right.offset < end:
-        placed.append(after(right, end))
-        high = end + 1
-    elif right is not None and right.offset == end and placed and continues(placed[-1], right):
-        placed.append(right)
-        high = end + 1
-    edit.replace(low, high, list(merged(placed)))
 
 
 def _coalesce(turn: Turn, edit: ContentEdit) -> None:
@@ -215,10 +177,7 @@ def _coalesce(turn: Turn, edit: ContentEdit) -> None:
             parts.append(chunk[extent.chunk_offset : extent.chunk_offset + extent.length])
         content = b"".join(parts)
         chunk_hash = blake3(content).digest()
-        if turn.replaying:
-            turn.chunks[chunk_hash] = content
-        else:
-            add_chunk(turn, chunk_hash, content, judged=False)
+        turn.add_chunk(chunk_hash, content)
         if len(content) < COALESCE_EXTENT_BYTES_MAX:
             keep_recent(turn.overlay, turn.header, chunk_hash, content)
         first = run[-1].offset
