@@ -196,6 +196,29 @@ def test_a_segment_whose_seal_never_was_written_still_has_to_reach_its_successor
 
 
 @pytest.mark.req("CL-3")
+def test_a_lost_replacement_at_the_end_of_a_segment_does_not_bring_the_old_entry_back() -> None:
+    """Only the joint with the next segment tells: indexes, terms and hard state fit without the lost group."""
+    disk = SimDisk(random.Random(0))
+    driver = Driver(open_log(disk)[0])
+    driver.append(payload(random.Random(1), 2500), payload(random.Random(2), 1500))
+    driver.sync()
+    driver.truncate_from(2)
+    driver.append(b"replacement")
+    driver.sync()
+    driver.append(payload(random.Random(3), 2500))  # no longer fits the segment
+    driver.sync()
+    image = image_of(disk)
+    name = f"{1:016d}.wal"
+    groups = groups_of(image[name], 1)
+    assert len(groups) == 4, "head, two syncs, seal"
+    for keep in range(1, len(groups)):
+        content = image[name][: groups[keep].start]
+        outcome = open_image({**image, name: content + bytes(len(image[name]) - len(content))})
+        assert (outcome is None) == (keep < len(groups) - 1), "everything but the seal must be there"
+        assert outcome is None or outcome[0].same_log(driver.now)
+
+
+@pytest.mark.req("CL-3")
 def test_segments_swapped_or_repeated_are_damage() -> None:
     built = Built(15)
     first, second, third = built.segments

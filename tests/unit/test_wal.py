@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,34 @@ def test_open_refuses_sizes_it_can_not_keep(disk: SimDisk) -> None:
             Wal.open(disk, DIRECTORY, segment_bytes=segment_bytes)
     with pytest.raises(InvariantError, match="reserve_bytes"):
         Wal.open(disk, DIRECTORY, segment_bytes=SEGMENT_BYTES, reserve_bytes=-1)
+
+
+@pytest.mark.req("CL-6")
+def test_the_log_is_read_and_changed_while_another_thread_syncs(tmp_path: Path) -> None:
+    wal, _ = open_log(PosixDisk(), f"{tmp_path}/wal")
+    driver = Driver(wal)
+    rng = random.Random(6)
+    for _ in range(60):
+        driver.append(*(payload(rng, 900) for _ in range(4)))
+        job = driver.take()
+        assert job is not None
+        thread = threading.Thread(target=job.run)
+        thread.start()
+        while thread.is_alive():
+            if len(driver.now.entries) > 40:
+                driver.compact_to(driver.now.last_index - 20)
+            driver.truncate_from(driver.now.last_index)
+            driver.append(payload(rng, 10))
+            for entry in rng.sample(driver.now.entries, 3):
+                assert wal.entry(entry.index) == entry
+        thread.join()
+        driver.finish(job)
+        driver.check_live()
+    driver.sync()
+    wal.close()
+    again, _ = open_log(PosixDisk(), f"{tmp_path}/wal")
+    assert read_back(again).same_log(driver.now)
+    again.close()
 
 
 @pytest.mark.req("CL-7")

@@ -273,6 +273,19 @@ def test_every_write_is_synced_before_it_counts_and_every_name_before_it_is_used
     assert names.count("rename") > 6 and names.count("unlink") >= 2
 
 
+@pytest.mark.req("CL-2")
+def test_open_syncs_the_directory_before_it_writes() -> None:
+    """A killed process may have named a segment and not synced the name: what is written there must not hang on it."""
+    disk, driver = fresh()
+    driver.append(payload(RNG, 2000))
+    driver.sync()
+    disk.recording = True
+    open_log(disk)
+    names = [(one.name, one.path) for one in disk.operations]
+    first_write = next(at for at, (name, _) in enumerate(names) if name == "pwrite")
+    assert ("fsync_dir", DIRECTORY) in names[:first_write]
+
+
 def test_a_pool_file_that_began_to_be_a_segment_is_not_used_again() -> None:
     """The power was cut between writing the head of a new segment and naming it."""
     disk, driver = fresh()
