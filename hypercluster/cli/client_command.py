@@ -15,8 +15,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from hypercluster.client.client import Client
 from hypercluster.client.settings import ClientSettings
@@ -45,8 +43,8 @@ def run_client(settings: ClientSettings, work: Callable[[Client], Awaitable[T]],
             try:
                 return await work(client)
             except NoQuorumError as error:
-                if "tried" in str(error):
-                    raise
+                if "(tried " in str(error):
+                    raise NoQuorumError(f"{error}\n  See: hypercluster status") from error
                 waited_s = settings.lane.no_leader_ns / 1e9
                 words = client.nodes.no_leader_words(waited_s)
                 raise NoQuorumError(f"{words}\n  Nothing was written. See: hypercluster status") from error
@@ -59,13 +57,12 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Without lines; the last column takes what room is left."""
-    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False).print(table)
+    """Columns as wide as what is in them, so that a pipe gets whole values."""
+    lines = [list(columns), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        click.echo("  ".join(cells).rstrip())
 
 
 def shown(name: bytes) -> str:

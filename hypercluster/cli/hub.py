@@ -45,23 +45,23 @@ def hub() -> None:
 
 
 @hub.command("get")
-@click.argument("key")
+@click.argument("hub_key", metavar="KEY")
 @namespace_option
 @level_option
 @json_option
 @timeout_option
 @connection_options
 def get_command(
-    key: str, namespace: str, level: str, as_json: bool, timeout_s: float | None, settings: ClientSettings
+    hub_key: str, namespace: str, level: str, as_json: bool, timeout_s: float | None, settings: ClientSettings
 ) -> None:
     """Print the value of KEY."""
 
     async def work(client: Client) -> HubValue:
-        return await client.hub.get(namespace, key.encode(), level=LEVELS[level])
+        return await client.hub.get(namespace, hub_key.encode(), level=LEVELS[level])
 
     value = run_client(settings, work, timeout_s)
     if not value.found:
-        raise NotFoundError(f"{namespace} has no key {key}")
+        raise NotFoundError(f"{namespace} has no key {hub_key}")
     if as_json:
         print_json(_as_dict(value))
     else:
@@ -69,7 +69,7 @@ def get_command(
 
 
 @hub.command("set")
-@click.argument("key")
+@click.argument("hub_key", metavar="KEY")
 @click.argument("value", required=False)
 @namespace_option
 @version_option
@@ -77,7 +77,7 @@ def get_command(
 @timeout_option
 @connection_options
 def set_command(
-    key: str,
+    hub_key: str,
     value: str | None,
     namespace: str,
     expected_version: int | None,
@@ -93,20 +93,20 @@ def set_command(
         raise click.UsageError(f"the value is not JSON ({error}); a text needs quotes: '\"{value}\"'") from error
 
     async def work(client: Client) -> HubWritten:
-        return await client.hub.set(namespace, key.encode(), payload, expected_version=expected_version)
+        return await client.hub.set(namespace, hub_key.encode(), payload, expected_version=expected_version)
 
     _show_written(run_client(settings, work, timeout_s), as_json)
 
 
 @hub.command("del")
-@click.argument("key")
+@click.argument("hub_key", metavar="KEY")
 @namespace_option
 @version_option
 @json_option
 @timeout_option
 @connection_options
 def del_command(
-    key: str,
+    hub_key: str,
     namespace: str,
     expected_version: int | None,
     as_json: bool,
@@ -116,7 +116,7 @@ def del_command(
     """Remove KEY."""
 
     async def work(client: Client) -> HubWritten:
-        return await client.hub.delete(namespace, key.encode(), expected_version=expected_version)
+        return await client.hub.delete(namespace, hub_key.encode(), expected_version=expected_version)
 
     _show_written(run_client(settings, work, timeout_s), as_json)
 

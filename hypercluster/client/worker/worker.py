@@ -63,6 +63,7 @@ class Worker:
         self._inbox_records = 0
         self._inbox_bytes = 0
         self._inbox_changed = asyncio.Condition()
+        self._reports = False  # only a worker that runs owns the status file
         self._batch: asyncio.Future[None] | None = None
         self._next_node = int.from_bytes(os.urandom(2), "big")
         self._applied_changed = asyncio.Condition()
@@ -91,12 +92,14 @@ class Worker:
             await asyncio.gather(self._batch, return_exceptions=True)
         await self._in_thread(self._mirror.close)
         self._in_thread.close()
-        self._write_status()
+        if self._reports:
+            self._write_status()
 
     # --- running ------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Follows the workspace until it is cancelled. Raises what no retry can mend."""
+        self._reports = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self._session_loop())
             group.create_task(self._status_loop())
