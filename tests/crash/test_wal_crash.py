@@ -146,6 +146,7 @@ def test_random_workloads_and_crashes() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.req("CL-2", "CL-3")
 def test_many_random_workloads_and_crashes() -> None:
     for seed in range(1_000, 6_000):

@@ -138,6 +138,7 @@ def test_a_bit_flipped_at_every_byte() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.req("CL-3")
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_every_bit(seed: int) -> None:
