@@ -13,11 +13,11 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, RdictIter, WriteBatch
 
 from hypercluster.limits import KIB, MIB
 from hypercluster.storage.chunk_segment import HASH_BYTES, Place
-from hypercluster.storage.rocks_errors import opening_error, writing_error
+from hypercluster.storage.rocks_errors import check_iterator, opening_error, writing_error
 from hypercluster.storage.rocks_options import write_options
 from hypercluster.values import ChunkHash
 
@@ -29,6 +29,7 @@ TOTALS: Final = struct.Struct(">QQ")
 DEAD_PREFIX: Final = b"dead"
 DEAD: Final = struct.Struct(">Q")
 CACHE_BYTES: Final = 32 * MIB
+WAY_OUT: Final = "Remove that directory: it is rebuilt at start"
 MEMTABLE_BYTES: Final = 8 * MIB
 
 
@@ -60,7 +61,7 @@ class ChunkIndex:
         try:
             self._database = Rdict(path, _options())
         except Exception as error:  # the binding knows one exception type only
-            raise opening_error(path, error, "Remove that directory: it is rebuilt at start") from error
+            raise opening_error(path, error, WAY_OUT) from error
         self._write_options = write_options(no_slowdown=False)
 
     def place(self, chunk_hash: bytes) -> Place | None:
@@ -85,12 +86,23 @@ class ChunkIndex:
 
     def dead_bytes(self) -> dict[int, int]:
         found: dict[int, int] = {}
-        for key, value in self._database.items(from_key=DEAD_PREFIX):
-            if not isinstance(key, bytes) or not key.startswith(DEAD_PREFIX):
+        for key, value in self._pairs(DEAD_PREFIX):
+            if not key.startswith(DEAD_PREFIX):
                 break
             if len(key) == len(DEAD_PREFIX) + 4:
                 found[int.from_bytes(key[len(DEAD_PREFIX) :], "big")] = DEAD.unpack(value)[0]
         return found
+
+    def _pairs(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        iterator = self._database.iter()
+        iterator.seek(start)
+        return self._walk(iterator)
+
+    def _walk(self, iterator: RdictIter) -> Iterator[tuple[bytes, bytes]]:
+        while iterator.valid():
+            yield iterator.key(), iterator.value()
+            iterator.next()
+        check_iterator(iterator, self._path, WAY_OUT)
 
     def write(
         self,
@@ -128,8 +140,7 @@ class ChunkIndex:
 
     def hashes(self) -> Iterator[ChunkHash]:
         """All hashes as they were at the call."""
-        keys = self._database.keys()
-        return (ChunkHash(key) for key in keys if isinstance(key, bytes) and len(key) == HASH_BYTES)
+        return (ChunkHash(key) for key, _ in self._pairs(b"") if len(key) == HASH_BYTES)
 
     def close(self) -> None:
         self._database.close()

@@ -17,17 +17,18 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from rocksdict import AccessType, Cache, Rdict, ReadOptions, WriteBatch, WriteBufferManager
+from rocksdict import AccessType, Cache, Rdict, RdictIter, ReadOptions, WriteBatch, WriteBufferManager
 
 from hypercluster.errors import DiskFailedError, TurnedAwayError, check
 from hypercluster.state_machine.store import Change, Family
-from hypercluster.storage.rocks_errors import is_stall, opening_error, writing_error
+from hypercluster.storage.rocks_errors import check_iterator, is_stall, opening_error, reading_error, writing_error
 from hypercluster.storage.rocks_options import RocksSettings, database_options, write_options
 
 BUFFER_NEVER_FULL_BYTES: Final = 1 << 50
 FROZEN_POLL_S: Final = 0.002
 STALL_RETRY_S: Final = 0.001
 CHANGE_OVERHEAD_BYTES: Final = 64  # what a memtable adds to each change
+WAY_OUT: Final = "Re-seed this node: hypercluster member reseed"
 FAMILY_NAMES: Final = tuple(family.name.lower() for family in Family)
 
 
@@ -35,27 +36,37 @@ class _Scan:
     """One iteration over the state as it was when `scan` was called. A scan does not outlive the database: an
     open iterator would keep its directory locked while a checkpoint is installed."""
 
-    __slots__ = ("__weakref__", "_bounds", "_floor", "_pairs")
+    __slots__ = ("__weakref__", "_bounds", "_floor", "_iterator", "_path", "_step")
 
-    def __init__(self, pairs: Iterator[tuple[bytes, bytes]], floor: bytes, bounds: tuple[ReadOptions, bytes]) -> None:
-        self._pairs: Iterator[tuple[bytes, bytes]] | None = pairs
-        self._floor = floor  # a reverse scan ends below this key
+    def __init__(
+        self, iterator: RdictIter, floor: bytes, path: str, bounds: tuple[ReadOptions, bytes], *, reverse: bool
+    ) -> None:
         self._bounds = bounds  # the binding copies no bound: it must live as long as the iterator that reads it
+        self._iterator: RdictIter | None = iterator
+        self._floor = floor  # a reverse scan ends below this key
+        self._path = path
+        self._step = iterator.prev if reverse else iterator.next
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         return self
 
     def __next__(self) -> tuple[bytes, bytes]:
-        if self._pairs is None:
+        iterator = self._iterator
+        if iterator is None:
             raise TurnedAwayError("the state was closed or replaced while it was being read; ask again")
-        pair = next(self._pairs)
-        if pair[0] < self._floor:
-            self._pairs = iter(())
+        if not iterator.valid():
+            check_iterator(iterator, self._path, WAY_OUT)
             raise StopIteration
+        key: bytes = iterator.key()
+        if key < self._floor:
+            raise StopIteration
+        pair = key, iterator.value()
+        self._step()
         return pair
 
     def end(self) -> None:
-        self._pairs = None
+        self._iterator = None
+        del self._step  # it holds the iterator too
 
 
 class RocksDatabase:
@@ -70,7 +81,7 @@ class RocksDatabase:
         try:
             self._database = Rdict(path, database_options(settings, cache, self._buffers), families, access)
         except Exception as error:  # the binding knows one exception type only
-            raise opening_error(path, error, "Re-seed this node: hypercluster member reseed") from error
+            raise opening_error(path, error, WAY_OUT) from error
         self._families = [self._database.get_column_family(name) for name in FAMILY_NAMES]
         self._handles = [self._database.get_column_family_handle(name) for name in FAMILY_NAMES]
         self._quick = write_options(no_slowdown=True)
@@ -78,16 +89,22 @@ class RocksDatabase:
         self._open = True
 
     def get(self, family: Family, key: bytes) -> bytes | None:
-        return self._families[family].get(key)
+        try:
+            return self._families[family].get(key)
+        except Exception as error:  # the binding knows one exception type only
+            raise reading_error(self.path, error, WAY_OUT) from error
 
     def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         if start >= end:
             return iter(())
         bounds = ReadOptions()  # set_iterate_lower_bound of the binding sets the upper bound: the scan keeps the floor
         bounds.set_iterate_upper_bound(end)
-        family_database = self._families[family]
-        pairs = family_database.items(backwards=reverse, from_key=end if reverse else start, read_opt=bounds)
-        scan = _Scan(pairs, start if reverse else b"", (bounds, end))  # type: ignore[arg-type]
+        iterator = self._families[family].iter(bounds)
+        if reverse:
+            iterator.seek_for_prev(end)
+        else:
+            iterator.seek(start)
+        scan = _Scan(iterator, start if reverse else b"", self.path, (bounds, end), reverse=reverse)
         self._scans.add(scan)
         return scan
 

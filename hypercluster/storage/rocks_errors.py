@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import errno
 
+from rocksdict import DbClosedError, RdictIter
+
 from hypercluster.errors import (
     DamagedError,
     DiskFailedError,
     DiskFullError,
     FatalError,
     HyperClusterError,
+    TurnedAwayError,
     WrongDirectoryError,
 )
 
@@ -28,6 +31,25 @@ def opening_error(path: str, error: Exception, way_out: str) -> FatalError:
     if "Too many open files" in text or any(words in text for words in DISK_TROUBLE):
         return DiskFailedError(f"opening {path} failed: {text}")
     return DamagedError(f"{path} does not open: {text}. {way_out}")
+
+
+def reading_error(path: str, error: Exception, way_out: str) -> BaseException:
+    """A closed database turns the reader away; anything else is damage (RocksDB checks every block it reads)."""
+    text = str(error)
+    if isinstance(error, DbClosedError):
+        return TurnedAwayError("the state was closed or replaced while it was being read; ask again")
+    if any(words in text for words in DISK_TROUBLE):
+        return DiskFailedError(f"reading {path} failed: {text}")
+    return DamagedError(f"{path} is damaged: {text}. {way_out}")
+
+
+def check_iterator(iterator: RdictIter, path: str, way_out: str) -> None:
+    """At the end of every iteration: an iterator just ends at a damaged block, and tells only when asked. (The
+    binding's items() and keys() never tell, so nothing here uses them.)"""
+    try:
+        iterator.status()
+    except Exception as error:  # the binding knows one exception type only
+        raise reading_error(path, error, way_out) from error
 
 
 def is_stall(error: Exception) -> bool:
