@@ -89,6 +89,9 @@ def test_damage_anywhere_is_noticed(directory: str) -> None:
     wrong += [whole[:i] for i in range(len(whole))]
     wrong += [whole + b"\n", whole + whole, bytes(len(whole)), b"\n" + whole, whole + bytes(5_000)]
     for content in wrong:
+        with pytest.raises(DamagedError, match="join again with a new incarnation"):
+            identities.parse(content, "identity")
+    for content in (b"", whole[:-1], whole + bytes(5_000)):
         Path(directory, "identity").write_bytes(content)
         with pytest.raises(DamagedError, match="join again with a new incarnation"):
             load_identity(disk, directory)
