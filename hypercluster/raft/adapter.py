@@ -117,6 +117,8 @@ class RaftEngine(Checkpointing):
             return
         with self.fail_stop():
             self._SyncObj__onMessageReceived(peer.node, frame)
+            if self.wal.dirty:
+                self.parts.wake()  # a vote or a term that waits for its sync must not wait for a timer too
 
     def _SyncObj__onMessageReceived(self, node: Node, message: PeerFrame) -> None:
         peer = self.peers[NodeId(node.id)]

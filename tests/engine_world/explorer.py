@@ -84,9 +84,9 @@ class Explorer:
         self.watch = Watch()
         self.changes, self.faults = changes, faults
         self.down: set[str] = set()
-        watch = self
+        self._draw_weights()
         self.world = _WatchedWorld(
-            watch, names, voters=voters, seed=seed, settings=SMALL if snapshots else PLAIN, make=make
+            self, names, voters=voters, seed=seed, settings=SMALL if snapshots else PLAIN, make=make
         )
 
     # --- observations ----------------------------------------------------------------
@@ -158,58 +158,68 @@ class Explorer:
     def _live(self) -> list[str]:
         return sorted(self.world.engines)
 
+    def _draw_weights(self) -> None:
+        """Swarm testing (CH-2): what happens, and how often, is drawn per seed."""
+        rng = self.rng
+        weights: dict[Callable[[str], None], float] = {
+            self._deliver: rng.choice((30, 50)),
+            self._tick: rng.choice((12, 18)),
+            self._sync: rng.choice((6, 14, 25)),
+            self._let_time_pass: rng.choice((6, 10, 16)),
+            self._propose: rng.choice((2, 7)),
+            self._read: 1,
+            self._cut: rng.choice((0.2, 1.5, 3)),
+            self._crash: rng.choice((0, 0.3, 1)),
+            self._restart: rng.choice((0.5, 2)),
+            self._flush: 0.5,
+            self._fault: rng.choice((0, 0.4)) if self.faults else 0,
+            self._change: rng.choice((1, 3)) if self.changes else 0,
+        }
+        self._actions, self._weights = list(weights), list(weights.values())
+        self._reset_chance = rng.choice((0.1, 0.6))
+        self._jumps_s = rng.choice(((0.01, 0.03, 0.06, 0.3), (0.05, 0.1, 0.2, 0.5)))
+
     def _step(self) -> None:
         world, rng = self.world, self.rng
         if world.relink_due:
             world.relink()
-        x = rng.random()
-        live = self._live()
-        name = rng.choice(live)
-        if x < 0.46:
-            queues = [link for link in sorted(world.links) if world.links[link]]
-            if queues:
-                source, name = rng.choice(queues)
-                world.deliver(source, name, rng.choice((1, 1, 1, 3)))
-        elif x < 0.64:
-            world.tick(name)
-        elif x < 0.78:
-            world.syncs[name].run_one()
-        elif x < 0.86:
-            world.now += rng.choice((0.01, 0.03, 0.06, 0.06, 0.06, 0.3))
-        elif x < 0.93:
-            self._propose()
-        elif x < 0.94:
-            self._read()
-        else:
-            self._disturb(x, name)
-        for seen in self._live() if x >= 0.93 else [name]:
+        name = rng.choice(self._live())
+        rng.choices(self._actions, self._weights)[0](name)
+        for seen in self._live():
             self.check(seen)
 
-    def _disturb(self, x: float, name: str) -> None:
-        world, rng = self.world, self.rng
-        if x < 0.955:
-            self._cut()
-        elif x < 0.959 and self.faults:
-            self._fault(name)
-        elif x < 0.97 and self.changes:
-            self._change()
-        elif x < 0.975:
-            world.hosts[name].flush()
-        elif x < 0.985:
-            if len(self.down) < (len(world.names) - 1) // 2:
-                self._crash(name)
-        elif self.down:
-            back = rng.choice(sorted(self.down))
+    def _deliver(self, name: str) -> None:
+        queues = [link for link in sorted(self.world.links) if self.world.links[link]]
+        if queues:
+            self.world.deliver(*self.rng.choice(queues), self.rng.choice((1, 1, 1, 3)))
+
+    def _tick(self, name: str) -> None:
+        self.world.tick(name)
+
+    def _sync(self, name: str) -> None:
+        self.world.syncs[name].run_one()
+
+    def _let_time_pass(self, name: str) -> None:
+        self.world.now += self.rng.choice(self._jumps_s)
+
+    def _flush(self, name: str) -> None:
+        self.world.hosts[name].flush()
+
+    def _restart(self, name: str) -> None:
+        if self.down:
+            back = self.rng.choice(sorted(self.down))
             self.down.discard(back)
-            world.restart(back)
+            self.world.restart(back)
 
     def _crash(self, name: str) -> None:
+        if len(self.down) >= (len(self.world.names) - 1) // 2:
+            return
         self.tally.crashes += 1
         self.down.add(name)
         self.tally.checkpoints_installed += self.world.hosts[name].installed
         self.world.crash(name, self.rng if self.rng.random() < 0.5 else None)
 
-    def _cut(self) -> None:
+    def _cut(self, name: str) -> None:
         world, rng = self.world, self.rng
         one, other = sorted(rng.sample(world.names, 2))
         if rng.random() < 0.3:
@@ -217,7 +227,7 @@ class Explorer:
             world.swallowed ^= {pair}
         elif (one, other) in world.wires:
             world.disconnect(one, other)
-            if rng.random() < 0.6:
+            if rng.random() < self._reset_chance:
                 world.connect(one, other)  # a reset: what was in flight is lost
         else:
             world.connect(one, other)
@@ -233,14 +243,16 @@ class Explorer:
                 pass
             node.log.broken = False
             if world.engines[name].stopped:
-                self._crash(name)
+                self.tally.crashes += 1
+                world.crash(name)
+                world.restart(name)
         else:
             node.wall_ahead_ns = world.clocks[name].wall_ahead_ns = rng.choice((0, 0, 5, -5)) * 10**9
 
     def _leaders(self) -> list[str]:
         return [name for name in self._live() if self.world.engines[name].is_leader()]
 
-    def _propose(self) -> None:
+    def _propose(self, _: str) -> None:
         leaders = self._leaders()
         if not leaders:
             return
@@ -265,7 +277,7 @@ class Explorer:
 
         return note
 
-    def _read(self) -> None:
+    def _read(self, _: str) -> None:
         leaders = self._leaders()
         if not leaders:
             return
@@ -282,7 +294,7 @@ class Explorer:
 
         self.world.engines[name].read_index(note)
 
-    def _change(self) -> None:
+    def _change(self, _: str) -> None:
         leaders = self._leaders()
         if not leaders:
             return

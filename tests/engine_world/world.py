@@ -175,7 +175,7 @@ class World:
             wake=lambda: self.wakes.__setitem__(name, self.wakes.get(name, 0) + 1),
             on_fatal=lambda error: setattr(node, "fatal", error),
             flushed_index=lambda: Index(node.state.applied),
-            stamp_end=lambda payload: int.from_bytes(payload[1:9], "big") if payload[:2] == b"\x10S" else 0,
+            stamp_end=lambda payload: int.from_bytes(payload[2:10], "big") if payload[:2] == b"\x10S" else 0,
         )
         self.hosts[name], self.wals[name], self.syncs[name] = host, wal, runner
         self.clocks[name], self.checkpoints[name] = clock, checkpoints
@@ -326,6 +326,12 @@ class World:
             self.flush()
         self.run(0.1)
         return engine
+
+    def time_out(self, name: str) -> None:
+        """Its election timer has just run out, and its loop is on time."""
+        self.engines[name]._SyncObj__raftElectionDeadline = self.now
+        self.engines[name]._promised_s = self.now
+        self.tick(name)
 
     def leader(self, seconds: float = 10.0) -> RaftEngine:
         deadline = self.now + seconds
