@@ -132,11 +132,11 @@ def test_cutting_a_huge_file_is_bounded_and_its_pages_are_emptied_by_later_comma
     waiting = site.header.reclaim_next - site.header.reclaim_first
     assert waiting > 0
     commands = 0
-    while site.header.reclaim_first < site.header.reclaim_next:
+    while site.header.reclaim_first < site.header.reclaim_next and commands < 10_000:
         site.done(ops.append(other, b"."))
         assert len(site.last_changes) < 1_000
         commands += 1
-    assert commands >= waiting // reclaim.PAGES_A_COMMAND
+    assert waiting // reclaim.PAGES_A_COMMAND <= commands < 10_000
     check_references(site)
 
 

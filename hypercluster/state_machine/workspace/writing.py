@@ -155,7 +155,7 @@ def _content_changed(turn: Turn, inode: Inode, mapped_before: int) -> None:
 
 def _coalesce(turn: Turn, edit: ContentEdit) -> None:
     """WS-13: the last 16 extents become one chunk when they are contiguous, small and together at most 64 KiB."""
-    while True:
+    while edit.inode.extent_count >= COALESCE_EXTENTS:
         run: list[Extent] = []
         total = 0
         for extent in edit.backwards():
