@@ -11,6 +11,7 @@ import pytest
 from hypercluster.errors import DamagedError, InvariantError
 from hypercluster.values import CheckpointMeta, Index, Term
 from tests.contracts.storages import MEMBERSHIP, NODES, Node, chunk, commit, state_of
+from tests.fakes.memory_directory import memory_directory
 
 PIECE_BYTES = 1_000
 
@@ -21,16 +22,22 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def node(kind: str, tmp_path: Path) -> Iterator[Node]:
-    made = NODES[kind](tmp_path / "first")
+def quick_path(tmp_path: Path) -> Iterator[Path]:
+    with memory_directory(tmp_path) as path:
+        yield path
+
+
+@pytest.fixture
+def node(kind: str, quick_path: Path) -> Iterator[Node]:
+    made = NODES[kind](quick_path / "first")
     yield made
     made.runner.run()
     made.storage.close()
 
 
 @pytest.fixture
-def other(kind: str, tmp_path: Path) -> Iterator[Node]:
-    made = NODES[kind](tmp_path / "second")
+def other(kind: str, quick_path: Path) -> Iterator[Node]:
+    made = NODES[kind](quick_path / "second")
     yield made
     made.runner.run()
     made.storage.close()
