@@ -19,61 +19,13 @@ import posixpath
 import random
 from dataclasses import dataclass, field
 
-SECTOR_BYTES = 512
-DIRECTORY_BYTES = 4096
+from tests.simulation.sim_inode import SECTOR_BYTES, SimInode, resize
+
+__all__ = ["SECTOR_BYTES", "Operation", "PowerCut", "SimDisk", "SimFile"]
 
 
 class PowerCut(BaseException):
     """The machine stopped before the operation. BaseException: no product code may catch it and go on."""
-
-
-@dataclass(slots=True, eq=False)
-class _File:
-    """`durable` is what the platters hold; `versions` the newer contents of each sector written since the last sync."""
-
-    path: str  # its newest name, also for those who opened it under an older one
-    content: bytearray = field(default_factory=bytearray)
-    durable: bytearray = field(default_factory=bytearray)
-    versions: dict[int, list[bytes]] = field(default_factory=dict)
-    sizes: list[int] = field(default_factory=list)  # since the last sync
-
-    def note(self, offset: int, size_bytes: int) -> None:
-        """Remembers the sectors of a write that has just been done."""
-        for sector in range(offset // SECTOR_BYTES, -(-(offset + size_bytes) // SECTOR_BYTES)):
-            content = bytes(self.content[sector * SECTOR_BYTES : (sector + 1) * SECTOR_BYTES])
-            self.versions.setdefault(sector, []).append(content)
-
-    def make_durable(self) -> None:
-        if len(self.durable) != len(self.content):
-            _resize(self.durable, len(self.content))
-        for sector, versions in self.versions.items():
-            at = sector * SECTOR_BYTES
-            newest = versions[-1][: max(0, len(self.content) - at)]
-            self.durable[at : at + len(newest)] = newest
-        self.forget()
-
-    def forget(self) -> None:
-        self.versions.clear()
-        self.sizes.clear()
-
-    def crash(self, rng: random.Random) -> None:
-        if self.sizes:
-            _resize(self.durable, rng.choice([len(self.durable), *self.sizes]))
-        for sector in sorted(self.versions):
-            at = sector * SECTOR_BYTES
-            choice = rng.randrange(len(self.versions[sector]) + 1)
-            if choice and at < len(self.durable):
-                kept = self.versions[sector][choice - 1][: len(self.durable) - at]
-                self.durable[at : at + len(kept)] = kept
-        self.forget()
-        self.content = bytearray(self.durable)
-
-
-def _resize(content: bytearray, size_bytes: int) -> None:
-    if size_bytes < len(content):
-        del content[size_bytes:]
-    else:
-        content.extend(bytes(size_bytes - len(content)))
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +34,7 @@ class _Directory:
     durable: dict[str, _Node] = field(default_factory=dict)
 
 
-_Node = _File | _Directory
+_Node = SimInode | _Directory
 _Effect = tuple[_Directory, str, "_Node | None"]  # the name comes to mean the node; None: nothing
 
 
@@ -100,7 +52,7 @@ class Operation:
 class SimFile:
     """`File`. Dead after a crash of its disk."""
 
-    def __init__(self, disk: SimDisk, node: _File, epoch: int) -> None:
+    def __init__(self, disk: SimDisk, node: SimInode, epoch: int) -> None:
         self._disk = disk
         self._node = node
         self._epoch = epoch
@@ -120,7 +72,7 @@ class SimFile:
         end = offset + len(data)
         self._disk.require_room(max(0, end - len(self._node.content)))
         if end > len(self._node.content):
-            _resize(self._node.content, end)
+            resize(self._node.content, end)
             self._node.sizes.append(end)
         self._node.content[offset:end] = data
         self._node.note(offset, len(data))
@@ -148,7 +100,7 @@ class SimFile:
         self._check_open()
         self._disk.step("truncate", self._node.path, size_bytes)
         self._disk.require_room(max(0, size_bytes - len(self._node.content)))
-        _resize(self._node.content, size_bytes)
+        resize(self._node.content, size_bytes)
         self._node.sizes.append(size_bytes)
         if size_bytes % SECTOR_BYTES:
             self._node.note(size_bytes - 1, 1)
@@ -201,7 +153,7 @@ class SimDisk:
     def put(self, path: str, content: bytes) -> None:
         """Places a durable file, or replaces one, at once: a disk that comes with something on it."""
         directory, name = self._parent(path)
-        directory.entries[name] = directory.durable[name] = _File(path, bytearray(content), bytearray(content))
+        directory.entries[name] = directory.durable[name] = SimInode(path, bytearray(content), bytearray(content))
 
     def crash(self) -> None:
         """Power is lost and comes back: undecided bytes are decided, open files are dead."""
@@ -270,7 +222,7 @@ class SimDisk:
                 raise FileExistsError(errno.EEXIST, "the file exists", path)
             self.step("create", path)
             self.require_room(1)
-            node = _File(path)
+            node = SimInode(path)
             self._change((directory, name, node))
         if node is None:
             raise FileNotFoundError(errno.ENOENT, "no such file", path)
@@ -316,7 +268,7 @@ class SimDisk:
         elif over is not None and isinstance(node, _Directory):
             raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", target)
         self.step("rename", target)
-        if isinstance(node, _File):
+        if isinstance(node, SimInode):
             node.path = target
         if over is not node:
             self._change((source_directory, source_name, None), (target_directory, target_name, node))
@@ -379,7 +331,7 @@ class SimDisk:
             node = found
         return node
 
-    def _file(self, path: str) -> _File:
+    def _file(self, path: str) -> SimInode:
         node = self._node(path)
         if isinstance(node, _Directory):
             raise IsADirectoryError(errno.EISDIR, "a directory", path)
