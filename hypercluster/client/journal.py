@@ -16,11 +16,22 @@ from typing import IO
 from blake3 import blake3
 
 from hypercluster.client.lane_types import Settled, reason_name
+from hypercluster.pb.v1.command_pb2 import Command
 
 
 def command_digest(command: bytes) -> str:
     """How journals and checkers name a command's bytes: the first 16 bytes of BLAKE3, in hex."""
     return blake3(command).hexdigest(16)
+
+
+def _what(command: bytes) -> dict[str, object]:
+    """Which system it is for, and for the hub the key and value: what a checker finds it by."""
+    parsed = Command.FromString(command)
+    kind = parsed.WhichOneof("kind")
+    if kind != "hub":
+        return {"kind": kind}
+    key, value = parsed.hub.key.decode(errors="replace"), parsed.hub.payload.decode(errors="replace")
+    return {"kind": kind, "namespace": parsed.hub.namespace, "key": key, "value": value}
 
 
 class FileJournal:
@@ -40,8 +51,10 @@ class FileJournal:
             "client": client_id.hex(),
             "seq": seq,
             "command": command_digest(command),
+            **_what(command),
         }
         if settled is not None:
+            line["verdict"] = settled.verdict.value
             line["reason"] = reason_name(settled.reason)
             line["raft_index"] = settled.raft_index
             line["version"] = settled.version
