@@ -292,12 +292,20 @@ def _splits_late(patch: pytest.MonkeyPatch) -> None:
 
 
 def _never_collapses(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(MerkleTree, "_collapse", lambda self, path, way, levels: self._mark(path, way, levels))
+    patch.setattr(MerkleTree, "_collapse", lambda self, path, way, levels: None)
 
 
-def _forgets_to_mark(patch: pytest.MonkeyPatch) -> None:
-    real = MerkleTree._mark
-    patch.setattr(MerkleTree, "_mark", lambda self, path, way, levels: real(self, path, way[1:], levels))
+def _forgets_to_hash_a_level(patch: pytest.MonkeyPatch) -> None:
+    real = MerkleTree._set
+
+    def set_leaf(
+        self: MerkleTree, path: bytes, key: bytes, leaf: bytes | None, levels: list[dict[object, object]]
+    ) -> None:
+        real(self, path, key, leaf, levels)  # type: ignore[arg-type]
+        if len(levels) > 1:
+            levels[-1].clear()
+
+    patch.setattr(MerkleTree, "_set", set_leaf)
 
 
 def _keeps_the_size(patch: pytest.MonkeyPatch) -> None:
@@ -306,7 +314,8 @@ def _keeps_the_size(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.req("WS-35")
 @pytest.mark.parametrize(
-    "broken", [_no_domain_between_leaf_and_inner, _splits_late, _never_collapses, _forgets_to_mark, _keeps_the_size]
+    "broken",
+    [_no_domain_between_leaf_and_inner, _splits_late, _never_collapses, _forgets_to_hash_a_level, _keeps_the_size],
 )
 def test_known_bad_trees_are_caught(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)

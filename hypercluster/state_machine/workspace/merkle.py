@@ -87,6 +87,8 @@ class Inner:
 
 
 Kid = Inner | bytes | int | None
+# Nodes to be hashed again, by depth, each with its parent and the slot it has there.
+Levels = list[dict[Inner, tuple[Inner | None, int]]]
 
 
 def _size_of(kid: Kid) -> int:
@@ -121,7 +123,7 @@ class MerkleTree:
         """Sets (hash) or removes (None) leaves and answers the root. Shared nodes are hashed once."""
         if len(leaves) == 1 and self._replace(*leaves[0]):
             return self.root_hash
-        levels: list[dict[Inner, tuple[Inner | None, int]]] = []
+        levels: Levels = []
         for key, leaf in leaves:
             self._set(nibbles(key), key, leaf, levels)
         for level in reversed(levels):
@@ -162,20 +164,24 @@ class MerkleTree:
         self.root_hash = digest
         return True
 
-    def _set(
-        self, path: bytes, key: bytes, leaf: bytes | None, levels: list[dict[Inner, tuple[Inner | None, int]]]
-    ) -> None:
+    def _set(self, path: bytes, key: bytes, leaf: bytes | None, levels: Levels) -> None:
         parent: Inner | None = None
         slot = depth = 0
         kid = self.root
-        way: list[tuple[Inner, Inner | None, int]] = []
+        way: list[Inner] = []
         while True:
             if type(kid) is int:
                 kid = self._load(path[:depth], kid, self.root_hash if parent is None else parent.hash_at(slot))
                 self._place(parent, slot, kid)
             if type(kid) is not Inner:
                 break
-            way.append((kid, parent, slot))
+            if depth == len(levels):
+                levels.append({})
+            levels[depth][kid] = (parent, slot)
+            # One below the bound: this very leaf may take it there.
+            if kid.size >= PAGED_LEAVES - 1 or kid.paged:
+                self._touched[path[:depth]] = kid
+            way.append(kid)
             parent, slot = kid, path[depth]
             kid = parent.kids[slot]
             depth += 1
@@ -184,29 +190,14 @@ class MerkleTree:
         if len(new) != len(old):
             grown = 1 if len(new) > len(old) else -1
             self._loaded += grown
-            for node, _, _ in way:
+            for node in way:
                 node.resize(node.size + grown)
-            if grown < 0 and way and way[-1][0].size <= BUCKET_LEAVES:
+            if grown < 0 and way and way[-1].size <= BUCKET_LEAVES:
                 self._place(parent, slot, new or None)
                 self._buckets[path[:depth]] = None
                 self._collapse(path, way, levels)
                 return
-        self._mark(path, way, levels)
         self._put_subtree(path[:depth], parent, slot, new)
-
-    def _mark(
-        self,
-        path: bytes,
-        way: list[tuple[Inner, Inner | None, int]],
-        levels: list[dict[Inner, tuple[Inner | None, int]]],
-    ) -> None:
-        """Notes which nodes have to be hashed again, and whose pages to write."""
-        while len(levels) < len(way):
-            levels.append({})
-        for depth, (node, parent, slot) in enumerate(way):
-            levels[depth][node] = (parent, slot)
-            if node.paged or node.size >= PAGED_LEAVES:
-                self._touched[path[:depth]] = node
 
     def _put_subtree(self, path: bytes, parent: Inner | None, slot: int, leaves: bytes) -> None:
         """Puts a bucket at `path`, splitting it as often as it is too large; hashes what it makes."""
@@ -233,21 +224,14 @@ class MerkleTree:
         else:
             parent.put_hash(slot, digest)
 
-    def _collapse(
-        self,
-        path: bytes,
-        way: list[tuple[Inner, Inner | None, int]],
-        levels: list[dict[Inner, tuple[Inner | None, int]]],
-    ) -> None:
+    def _collapse(self, path: bytes, way: list[Inner], levels: Levels) -> None:
         """The topmost node that became small enough turns into one bucket."""
-        depth = next(depth for depth, (node, _, _) in enumerate(way) if node.size <= BUCKET_LEAVES)
-        node, parent, slot = way[depth]
-        for at, (gone, _, _) in enumerate(way[depth:], start=depth):
+        depth = next(depth for depth, node in enumerate(way) if node.size <= BUCKET_LEAVES)
+        for at, gone in enumerate(way[depth:], start=depth):
             check(not gone.paged, "a node that has a page can not become a bucket within one entry")
-            if at < len(levels):
-                levels[at].pop(gone, None)
-        leaves = b"".join(self._gather(path[:depth], node))
-        self._mark(path, way[:depth], levels)
+            del levels[at][gone]
+        leaves = b"".join(self._gather(path[:depth], way[depth]))
+        parent, slot = (way[depth - 1], path[depth - 1]) if depth else (None, 0)
         self._put_subtree(path[:depth], parent, slot, leaves)
 
     def _gather(self, path: bytes, node: Inner) -> Iterable[bytes]:
@@ -321,7 +305,7 @@ class MerkleTree:
             if node.size >= PAGED_LEAVES:
                 node.paged = True
                 put(Family.MERKLE, key, node.hashes() + _KID_SIZES.pack(*[_size_of(kid) for kid in node.kids]))
-            else:
+            elif node.paged:
                 node.paged = False
                 delete(Family.MERKLE, key)
         self._touched.clear()
