@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from hypercluster.config import ConfigError
 from hypercluster.errors import FatalError, HyperClusterError, Outcome
 
 EXIT_REFUSED = 1
@@ -31,7 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "worker": ("hypercluster.cli.worker", "worker", "Mirror a workspace into a directory."),
     "cluster": ("hypercluster.cli.cluster", "cluster", "Found a new cluster; hand leadership over."),
     "serve": ("hypercluster.cli.serve", "serve", "Run one node."),
-    "bench": ("hypercluster.cli.bench", "bench", "Measure a cluster, beside etcd where it is installed."),
+    "bench": ("hypercluster.cli.bench.command", "bench", "Measure a cluster, beside etcd where it is installed."),
 }
 
 
@@ -89,6 +90,9 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(EXIT_REFUSED)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(EXIT_USAGE)
     except (HyperClusterError, FatalError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(exit_code(error))

@@ -1,4 +1,4 @@
-"""A closed-loop load of hub writes over CommandService streams: one process, prepared bytes, raw frames.
+"""A closed-loop load of hub writes or file operations over CommandService streams: one process, prepared bytes.
 
 Owns: `Plan`, `run`. Commands are serialized before the clock starts, as a compiled client's would cost nothing
 beside the server's work; what is measured is the cluster with a client that is not in its way.
@@ -23,6 +23,8 @@ import grpc.aio
 import uvloop
 
 from hypercluster.cli.bench.etcd import LoadResult
+from hypercluster.pb.v1 import command_pb2 as command_pb
+from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
 from hypercluster.pb.v1.command_pb2 import AcksBatch
 
 STREAM = "/hypercluster.v1.CommandService/Stream"
@@ -47,6 +49,8 @@ class Plan:
     estimate_ops_s: int = 60_000
     seed: int = 1
     server_name: str = ""
+    workspace_id: str = ""  # hex; then the commands are file operations there
+    inode_ids: tuple[str, ...] = ()  # hex; files that appends go to
 
 
 @dataclass(slots=True)
@@ -71,19 +75,29 @@ def _field(number: int, content: bytes) -> bytes:
     return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
-def _prepare(plan: Plan, rng: random.Random) -> list[bytes]:
-    """Field 7 of Submit, one a command: {hub {metadata, key, SET, payload}}; payload is a JSON string."""
-    payloads = [
-        _field(4, b'"' + rng.randbytes((plan.value_bytes - 2) // 2).hex().encode()[: plan.value_bytes - 2] + b'"')
-        for _ in range(1024)
-    ]
-    head = _field(1, b"metadata")
+def _prepare(plan: Plan, session: int, rng: random.Random) -> list[bytes]:
+    """Field 7 of Submit, one a command."""
     count = int(plan.estimate_ops_s * (plan.seconds + plan.warm) / plan.sessions)
-    commands = []
-    for _ in range(count):
-        key = _field(2, b"key%013d" % rng.randrange(plan.keys))
-        commands.append(_field(7, _field(1, head + key + b"\x18\x01" + rng.choice(payloads))))
-    return commands
+    make = _file_command if plan.workspace_id else _hub_command
+    values = [(rng.randbytes(plan.value_bytes // 2).hex()[: plan.value_bytes - 2]).encode() for _ in range(1024)]
+    return [_field(7, make(plan, session, number, rng, rng.choice(values))) for number in range(count)]
+
+
+def _hub_command(plan: Plan, session: int, number: int, rng: random.Random, value: bytes) -> bytes:
+    """{hub {metadata, key, SET, payload}}; the payload is a JSON string of `value_bytes`."""
+    key = b"key%013d" % rng.randrange(plan.keys)
+    return _field(1, _field(1, b"metadata") + _field(2, key) + b"\x18\x01" + _field(4, b'"' + value + b'"'))
+
+
+def _file_command(plan: Plan, session: int, number: int, rng: random.Random, value: bytes) -> bytes:
+    """A new file, or an append to one, in turn."""
+    if number % 2:
+        inode_id = bytes.fromhex(plan.inode_ids[session % len(plan.inode_ids)])
+        operation = file_pb.FileCommand(write=file_pb.Write(inode_id=inode_id, append=True, inline=value))
+    else:
+        place = file_pb.Place(directory=bytes(16), name=b"s%d-%d-%d" % (plan.seed, session, number))
+        operation = file_pb.FileCommand(create=file_pb.Create(place=place, mode=0o644, exclusive=True))
+    return command_pb.Command(file=operation).SerializeToString()
 
 
 class _Session:
@@ -94,6 +108,7 @@ class _Session:
         self._commands = commands
         self._tally = tally
         self._client = _field(1, os.urandom(16))
+        self._workspace = _field(5, bytes.fromhex(plan.workspace_id)) if plan.workspace_id else b""
         self._stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(STREAM)
 
     async def run(self) -> None:
@@ -109,10 +124,10 @@ class _Session:
                 and len(sent) + per_message <= len(commands)
             ):
                 first = len(sent)
-                head = (
-                    self._client + b"\x10" + _varint(first + 1) + b"\x18" + _varint(acknowledged)
-                    + b"\x20" + _varint(raft_index)
-                )  # fmt: skip
+                head = self._client + b"\x10" + _varint(first + 1)
+                if acknowledged:  # a field that is zero is not written: the cluster takes the shortest encoding only
+                    head += b"\x18" + _varint(acknowledged)
+                head += b"\x20" + _varint(raft_index) + self._workspace
                 sent.extend([clock()] * per_message)
                 await call.write(head + b"".join(commands[first : first + per_message]))
             if acknowledged == len(sent):
@@ -156,7 +171,7 @@ async def run(plan: Plan) -> LoadResult:
     rng = random.Random(plan.seed)
     tally = _Tally()
     channels = [channel_to(plan.address, plan.ca, plan.cert, plan.key, plan.server_name) for _ in range(plan.conns)]
-    sessions = [_Session(plan, channels[i % plan.conns], _prepare(plan, rng), tally) for i in range(plan.sessions)]
+    sessions = [_Session(plan, channels[i % plan.conns], _prepare(plan, i, rng), tally) for i in range(plan.sessions)]
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 50, 50)
