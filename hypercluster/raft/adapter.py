@@ -285,10 +285,11 @@ class RaftEngine(Checkpointing):
                     self._paused = True
                     return
                 self._apply(entry)
+        self.freshness.applied(self.applied_index())
         self._check_statement()
 
     def _apply(self, entry: LogEntry) -> None:
-        proposal = self.proposals.take(entry.index, entry.term)
+        proposal = self.proposals.find(entry.index, entry.term)  # answered only after apply: if that fails, by _close
         result: object = None
         kind = entry.payload[0]
         if kind == EntryType.BATCH:
@@ -304,8 +305,7 @@ class RaftEngine(Checkpointing):
         check(self.host.applied_index == entry.index, f"the host did not store index {entry.index} with its entry")
         self._SyncObj__raftLastApplied = entry.index
         self.applied_entry(entry.index, len(entry.payload))
-        self.freshness.applied(entry.index)
-        if proposal is not None:
+        if self.proposals.take(entry.index, entry.term) is not None and proposal is not None:
             self.proposals.answer(proposal, Committed(entry.index, entry.term, result))
         if is_config(entry.payload):
             self._configuration_committed(entry.index)

@@ -77,13 +77,16 @@ class Proposals:
         self._bytes -= len(proposal.payload)
         call_safely(proposal.done, outcome)
 
-    def take(self, index: Index, term: Term) -> Proposal | None:
-        """The proposal that made the entry at `index`, if this node proposed it in that term."""
+    def find(self, index: Index, term: Term) -> Proposal | None:
+        """The proposal that made the entry at `index`, if this node proposed it in that term and still owes an answer."""
         filed = self._in_log.get(index)
-        if filed is None or filed[0] != term:
-            return None
-        del self._in_log[index]
-        return filed[1]
+        return None if filed is None or filed[0] != term else filed[1]
+
+    def take(self, index: Index, term: Term) -> Proposal | None:
+        proposal = self.find(index, term)
+        if proposal is not None:
+            del self._in_log[index]
+        return proposal
 
     def take_above(self, index: Index) -> Iterator[Proposal]:
         """Takes out everything in the log above `index`, in order."""

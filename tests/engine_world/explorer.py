@@ -257,7 +257,7 @@ class Explorer:
         if not leaders:
             return
         name = self.rng.choice(leaders)
-        for _ in range(self.rng.randint(1, 5)):
+        for _n in range(self.rng.randint(1, 5)):
             self.tally.proposed += 1
             text = f"c{self.tally.proposed:06d}"
             self.world.engines[name].propose(b"\x10" + text.encode(), None, self._noting(text))

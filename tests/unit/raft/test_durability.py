@@ -8,6 +8,7 @@ from hypercluster.errors import DiskFailedError
 from hypercluster.pb.v1.peer_pb2 import PeerFrame
 from hypercluster.raft.engine import Committed, NotProposed, ReadReady
 from hypercluster.raft.settings import EngineSettings
+from hypercluster.values import NodeId
 from tests.engine_world.world import World
 from tests.known_bad.ablations import PRODUCT, build
 
@@ -141,7 +142,7 @@ def test_a_node_votes_once_a_term_also_after_a_restart(name: str) -> None:
         request.request_vote.term, request.request_vote.transfer = 7, True
         for candidate in ("a", "b"):
             voter = world.engines["c"]
-            voter.on_request_vote(voter.peers[candidate], request.request_vote)
+            voter.on_request_vote(voter.peers[NodeId(candidate)], request.request_vote)
             world.tick("c")  # and the sync behind it
             world.crash("c")
             world.restart("c")
@@ -157,7 +158,7 @@ def test_a_failed_sync_stops_the_node_for_good() -> None:
     world.flush()
     assert isinstance(world.nodes["b"].fatal, DiskFailedError)
     assert world.engines["b"].status().stopped == "DISK_FAILED"
-    assert world.engines["b"].match_index(world.engines["b"].peers["a"]) == 0
+    assert world.engines["b"].match_index(world.engines["b"].peers[NodeId("a")]) == 0
     groups = world.nodes["b"].log.groups
     world.run(2.0)
     assert world.nodes["b"].log.groups == groups  # it never tries again
@@ -197,7 +198,7 @@ def test_a_node_with_a_full_disk_does_not_campaign_and_says_so() -> None:
     world.propose("a", "x")
     world.flush()
     world.run(0.2)
-    assert world.engines["a"].peers["b"].unfit
+    assert world.engines["a"].peers[NodeId("b")].unfit
     world.crash("a")
     world.isolate("c")
     term = world.engines["b"].term()

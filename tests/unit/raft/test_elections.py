@@ -173,7 +173,7 @@ def test_a_leader_whose_clock_is_off_hands_over(name: str) -> None:
         world.run(1.5)
         assert (world.leader().node_id != "a") == product
         if product:
-            assert world.engines["a"].status().clock_skew_ms > 2000 or world.engines["a"].peers["b"].connected
+            assert world.engines["a"].status().clock_skew_ms > 2000 or world.engines["a"].peers[NodeId("b")].connected
 
 
 @pytest.mark.req("D-5")

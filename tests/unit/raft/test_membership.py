@@ -46,11 +46,13 @@ def test_lrn_a_learner_replicates_does_not_vote_and_is_promoted_by_an_entry() ->
     world.commit("a", "x")
     assert isinstance(change(world, "a", with_learner(a.membership(), "d"))[0], Committed)
     assert world.applied("d") == ["x"]
-    world.isolate("b"), world.isolate("c")
+    world.isolate("b")
+    world.isolate("c")
     lone = world.propose("a", "no quorum")
     world.run(0.3)
     assert lone == []  # a and the learner are not two voters
-    world.rejoin("b"), world.rejoin("c")
+    world.rejoin("b")
+    world.rejoin("c")
     world.run(1.0)
     leader = world.leader()
     now = leader.membership()
@@ -128,7 +130,8 @@ def test_s6_a_checkpoint_stores_the_committed_configuration(name: str) -> None:
         world.isolate("d")
         world.tick("a")
         for other in "bc":
-            world.deliver("a", other, 10), world.tick(other)
+            world.deliver("a", other, 10)
+            world.tick(other)
         a.change_membership(with_learner(a.membership(), "d"), lambda _: None)
         for other in "bc":
             world.deliver(other, "a", 2)

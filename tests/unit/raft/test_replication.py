@@ -7,7 +7,7 @@ import pytest
 from hypercluster.pb.v1.peer_pb2 import AppendAck, PeerFrame
 from hypercluster.raft.engine import Committed, Unknown
 from hypercluster.raft.settings import EngineSettings
-from hypercluster.values import Index
+from hypercluster.values import Index, NodeId
 from tests.engine_world.world import World
 from tests.known_bad.ablations import PRODUCT, build
 
@@ -33,7 +33,7 @@ def test_s1_a_repeated_frame_drops_nothing_that_was_acknowledged(name: str) -> N
         b = world.engines["b"]
         b._SyncObj__raftCommitIndex = 1  # the news of the commit was still on its way
         b.wal._seen.commit_index = 1  # type: ignore[attr-defined]
-        b.on_append(b.peers["a"], PeerFrame.FromString(copy[0]).append)
+        b.on_append(b.peers[NodeId("a")], PeerFrame.FromString(copy[0]).append)
         kept = b.wal.last_index == 10
         assert kept == product
         if product:
@@ -62,10 +62,10 @@ def test_s2_an_acknowledgement_of_another_term_counts_nothing(name: str) -> None
             world.propose("a", text)
         world.flush()
         a = world.engines["a"]
-        before = a.match_index(a.peers["b"])
+        before = a.match_index(a.peers[NodeId("b")])
         late.append_ack.match_index = a.wal.last_index
-        a.on_append_ack(a.peers["b"], late.append_ack)
-        assert (a.match_index(a.peers["b"]) == before) == product
+        a.on_append_ack(a.peers[NodeId("b")], late.append_ack)
+        assert (a.match_index(a.peers[NodeId("b")]) == before) == product
 
 
 @pytest.mark.req("CL-1")
@@ -218,7 +218,9 @@ def test_an_entry_of_an_older_term_is_committed_only_with_one_of_the_own_term() 
     """Raft 5.4.2, figure 8."""
     world = World("abcde")
     world.elect("a")
-    world.isolate("c"), world.isolate("d"), world.isolate("e")
+    world.isolate("c")
+    world.isolate("d")
+    world.isolate("e")
     world.propose("a", "old")
     world.tick("a")
     world.deliver("a", "b", 100)
