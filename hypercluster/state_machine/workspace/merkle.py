@@ -128,7 +128,9 @@ class MerkleTree:
             self._set(nibbles(key), key, leaf, levels)
         for level in reversed(levels):
             for node, (parent, slot) in level.items():
-                digest = blake3(node.page).digest()
+                page = node.page
+                page[2:_HEAD_BYTES] = _SIZE.pack(node.size)
+                digest = blake3(page).digest()
                 if parent is None:
                     self.root_hash = digest
                 else:
@@ -191,13 +193,18 @@ class MerkleTree:
             grown = 1 if len(new) > len(old) else -1
             self._loaded += grown
             for node in way:
-                node.resize(node.size + grown)
+                node.size += grown  # its page follows when it is hashed
             if grown < 0 and way and way[-1].size <= BUCKET_LEAVES:
                 self._place(parent, slot, new or None)
                 self._buckets[path[:depth]] = None
                 self._collapse(path, way, levels)
                 return
-        self._put_subtree(path[:depth], parent, slot, new)
+        if parent is not None and 0 < len(new) <= BUCKET_LEAVES * LEAF_BYTES:
+            parent.kids[slot] = self._buckets[path[:depth]] = new
+            at = _HEAD_BYTES + slot * HASH_BYTES
+            parent.page[at : at + HASH_BYTES] = blake3(_BUCKET_HEADS[depth] + new).digest()
+        else:
+            self._put_subtree(path[:depth], parent, slot, new)
 
     def _put_subtree(self, path: bytes, parent: Inner | None, slot: int, leaves: bytes) -> None:
         """Puts a bucket at `path`, splitting it as often as it is too large; hashes what it makes."""
