@@ -26,7 +26,7 @@ DISK_TROUBLE = ("Input/output error", "Structure needs cleaning", "Read-only fil
 def opening_error(path: str, error: Exception, way_out: str) -> FatalError:
     """`way_out` names what mends damage."""
     text = str(error)
-    if "lock" in text.lower() and ("unavailable" in text or "held by current process" in text):
+    if "While lock file" in text or "lock hold by current process" in text:
         return WrongDirectoryError(f"{path} is open in another process: stop that one first")
     if "Too many open files" in text or any(words in text for words in DISK_TROUBLE):
         return DiskFailedError(f"opening {path} failed: {text}")
