@@ -135,7 +135,8 @@ def test_an_index_that_is_gone_is_rebuilt(path: Path) -> None:
 def test_after_a_power_cut_synced_chunks_are_here_and_no_other_is_damaged(tmp_path: Path, seed: int) -> None:
     print(f"seed {seed}")
     rng, disk = random.Random(seed), PowerCutDisk()
-    store = open_store(tmp_path / "chunks", disk)
+    data = tmp_path / "data"
+    store = open_store(data / "chunks", disk)
     synced: dict[ChunkHash, bytes] = {}
     every: dict[ChunkHash, bytes] = {}
     for chunk_hash, content in chunks(rng.randrange(1, 200), seed).items():
@@ -144,9 +145,9 @@ def test_after_a_power_cut_synced_chunks_are_here_and_no_other_is_damaged(tmp_pa
         if rng.random() < 0.1:
             store.sync()
             synced = dict(every)
-    disk.cut(tmp_path, tmp_path / "after")
+    disk.cut(data, tmp_path / "after")
     for path, size_bytes in disk.synced.items():  # a torn tail: some bytes more than were synced
-        torn = tmp_path / "after" / os.path.relpath(path, tmp_path)
+        torn = tmp_path / "after" / os.path.relpath(path, data)
         whole = Path(path).read_bytes()
         torn.write_bytes(whole[: rng.randrange(min(size_bytes, len(whole)), len(whole) + 1)])
     reports: list[str] = []
