@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import asdict
 
+from hypercluster.errors import FatalError
 from tests.simulation.invariants import ViolationError
 from tests.simulation.world import Summary, World, draw
 
@@ -27,6 +28,8 @@ def run_seed(seed: int, nodes: int = 0, operations: int = 0) -> Summary | str:
         return World(draw(seed, nodes=nodes, operations=operations)).run()
     except ViolationError as violation:
         return f"{violation}"
+    except FatalError as error:
+        return f"a node can not start: {type(error).__name__}: {error}"
 
 
 def _work(argument: tuple[int, int, int]) -> tuple[int, Summary | str]:
