@@ -3,8 +3,8 @@
 Owns: `Pacer`: a pause the server asked for, and a rate found by it, shared by all lanes of a client.
 Never: I/O, clocks. Times are passed in.
 Invariants: nothing is sent before a pause that was asked for is over; without any refusal the pacer never limits.
-The rate starts at what was last accepted in a second, less a tenth, and rises by a tenth a second until the next
-refusal: additive probing would take minutes to find back to a limit that was raised.
+The rate starts at what was last sent in a second, less a tenth, is cut by a tenth at each refusal and rises by a
+quarter a second between: additive probing would take minutes to find back to a limit that was raised.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Pacer:
             return UNLIMITED
         passed_s = max(0, now_ns - self._at_ns) / S_NS
         self._at_ns = now_ns
-        self._rate_per_s *= 1 + 0.1 * min(passed_s, 1.0)
+        self._rate_per_s *= 1 + 0.25 * min(passed_s, 1.0)
         self._tokens = min(self._tokens + passed_s * self._rate_per_s, max(1.0, self._rate_per_s * BURST_S))
         return int(self._tokens)
 
@@ -45,11 +45,13 @@ class Pacer:
         self._window_sent += commands
 
     def slow_down(self, now_ns: int, retry_after_ns: int) -> None:
-        """The server refused for the rate: wait as long as it says, then go on more slowly."""
+        """The server refused for the rate: wait as long as it says, then go on more slowly. Refusals of messages that
+        were on their way together are one: the rate is cut once a pause."""
+        if now_ns >= self._hold_until_ns:
+            met = self._rate_per_s or max(self._sent_per_s, float(self._window_sent))
+            self._rate_per_s = max(RATE_MIN_PER_S, met * 0.9)
+            self._tokens = 0.0
         self._hold_until_ns = max(self._hold_until_ns, now_ns + retry_after_ns)
-        met = self._rate_per_s or max(self._sent_per_s, float(self._window_sent))
-        self._rate_per_s = max(RATE_MIN_PER_S, met * 0.9)
-        self._tokens = 0.0
         self._at_ns = self._hold_until_ns
 
     def next_ns(self, now_ns: int) -> int:

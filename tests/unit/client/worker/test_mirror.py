@@ -19,14 +19,18 @@ from hypercluster.client.sqlite_store import SqliteStore
 from hypercluster.client.worker import mirror_disk
 from hypercluster.client.worker.applying import Applier
 from hypercluster.client.worker.mirror import Mirror
+from hypercluster.client.worker.plan import Plan
+from hypercluster.client.worker.planning import Planner
 from hypercluster.client.worker.rebuild import Rebuild
 from hypercluster.client.worker.verify import verify
+from hypercluster.errors import FatalError, HyperClusterError
 from hypercluster.state_machine.workspace.queries import list_directory, read_inode, read_xattrs
 from hypercluster.state_machine.workspace.records import KIND_DIRECTORY, KIND_SYMLINK, ROOT_ID
 from hypercluster.state_machine.workspace.transfer import export_records
 from tests.unit.client.worker.random_tree import RandomTree
 
-SEEDS = [int(os.environ["HYPERCLUSTER_SEED"])] if "HYPERCLUSTER_SEED" in os.environ else range(14)
+SEEDS = [int(os.environ["HYPERCLUSTER_SEED"])] if "HYPERCLUSTER_SEED" in os.environ else range(3)
+MORE_SEEDS = range(100, 140)
 HISTORY = b"history---------"
 MUTATIONS = (
     *("rename", "unlink", "link", "symlink", "mkdir", "open", "pwrite", "ftruncate"),
@@ -187,13 +191,24 @@ def settled_links(found: dict[bytes, Any]) -> dict[bytes, Any]:
 @pytest.mark.req("WS-1", "WS-55", "WS-63")
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_mirror_equals_its_tree(seed: int, tmp_path: Path) -> None:
+    await mirror_a_history(seed, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.req("WS-1", "WS-55", "WS-63")
+@pytest.mark.parametrize("seed", MORE_SEEDS)
+async def test_a_mirror_equals_its_tree_over_many_seeds(seed: int, tmp_path: Path) -> None:
+    await mirror_a_history(seed, tmp_path)
+
+
+async def mirror_a_history(seed: int, tmp_path: Path) -> None:
     tree = RandomTree(seed)
     for _ in range(tree.draw.choice((0, 30))):
         tree.step()
     mirroring = Mirroring(tree, tmp_path)
     await mirroring.bootstrap()
     mirroring.check(f"seed {seed}, after the snapshot")
-    for turn in range(8):
+    for turn in range(6):
         for _ in range(25):
             tree.step()
         await mirroring.follow(batch_max=tree.draw.choice((1, 5, 200)))
@@ -207,12 +222,56 @@ async def test_a_mirror_equals_its_tree(seed: int, tmp_path: Path) -> None:
 @pytest.mark.req("WS-55")
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_crash_at_any_step_is_made_good(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await crash_and_recover(seed, tmp_path, monkeypatch, turns=15)
+
+
+@pytest.mark.long
+@pytest.mark.req("WS-55")
+@pytest.mark.parametrize("seed", MORE_SEEDS)
+async def test_a_crash_at_any_step_is_made_good_over_many_seeds(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await crash_and_recover(seed, tmp_path, monkeypatch, turns=50)
+
+
+@pytest.mark.req("WS-55")
+@pytest.mark.parametrize("bad", ["detaches twice", "forgets its plan", "forgets further names"])
+async def test_a_bad_build_is_found(bad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    match bad:
+        case "detaches twice":
+            monkeypatch.setattr(Plan, "moves", property(lambda plan: False))
+        case "forgets its plan":
+
+            async def recover(applier: Applier) -> bool:
+                store, plan = applier._mirror.store, applier._mirror.plan()
+                if plan is not None:
+                    store.put_record("plan", None)
+                    store.put_record("applied_index", plan.upto.to_bytes(8, "big"))
+                return False
+
+            monkeypatch.setattr(Applier, "recover", recover)
+        case _:
+            monkeypatch.setattr(Planner, "_kept_spot", lambda planner, inode_id: None)
+    found = ""
+    for seed in range(6):
+        base = tmp_path / str(seed)
+        base.mkdir()
+        with monkeypatch.context() as inner:
+            try:
+                await crash_and_recover(seed, base, inner, turns=15)
+            except (AssertionError, FatalError, HyperClusterError, OSError) as error:
+                found = str(error)
+                break
+    assert found
+
+
+async def crash_and_recover(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int) -> None:
     tree = RandomTree(1000 + seed)
     draw = random.Random(seed)
     mirroring = Mirroring(tree, tmp_path)
     await mirroring.bootstrap()
     crashes = 0
-    for turn in range(40):
+    for turn in range(turns):
         for _ in range(draw.choice((1, 4, 15))):
             tree.step()
         after = draw.randrange(60)
@@ -230,5 +289,5 @@ async def test_a_crash_at_any_step_is_made_good(seed: int, tmp_path: Path, monke
                 mirroring.open()
         monkeypatch.setattr(mirror_disk, "os", os)
         mirroring.check(f"seed {seed}, turn {turn}")
-    assert crashes > 10
+    assert crashes > turns // 4
     mirroring.mirror.close()
