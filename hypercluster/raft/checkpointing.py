@@ -11,8 +11,9 @@ dropped before it touches anything. Damaged means rejected, and the node keeps w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from hypercluster.errors import DamagedError, FatalError, MalformedError, check
+from hypercluster.errors import DamagedError, DiskFullError, FatalError, MalformedError, check
 from hypercluster.limits import CHUNK_REQUEST_HASHES_MAX
 from hypercluster.pb.v1.peer_pb2 import (
     CheckpointAck,
@@ -30,6 +31,9 @@ from hypercluster.raft.peers import CheckpointSession, Peer
 from hypercluster.raft.replication import Replication
 from hypercluster.raft.settings import EngineParts, EngineSettings
 from hypercluster.values import Index, NodeId
+
+# What may go wrong with an incoming checkpoint without anything being wrong with this node.
+STAGING_ERRORS: Final = (DamagedError, DiskFullError, MalformedError, OSError, ValueError)
 
 
 @dataclass(slots=True)
@@ -142,7 +146,7 @@ class Checkpointing(Replication):
             try:
                 meta = meta_of(offer)
                 receiver = self.parts.checkpoints.receive(meta)
-            except (MalformedError, OSError) as error:
+            except STAGING_ERRORS as error:
                 self._answer_offer(peer, offer.checkpoint_id, offer.round, rejected=str(error))
                 return
             self._incoming = Incoming(meta, receiver, peer.node_id, self.term())
@@ -161,7 +165,7 @@ class Checkpointing(Replication):
         if piece.offset == incoming.offset and not incoming.verifying:
             try:
                 incoming.receiver.write(piece.offset, piece.content)
-            except (ValueError, OSError, DamagedError) as error:
+            except STAGING_ERRORS as error:
                 self._reject_incoming(peer, piece.round, str(error))
                 return
             incoming.offset += len(piece.content)
@@ -201,7 +205,7 @@ class Checkpointing(Replication):
             if error is None:
                 incoming.verified = True
                 self._ask_chunks(incoming)
-            elif isinstance(error, (DamagedError, OSError, ValueError)):
+            elif isinstance(error, STAGING_ERRORS):
                 peer = self.peers.get(incoming.leader)
                 if peer is not None:
                     self._reject_incoming(peer, self.round, str(error))
@@ -235,7 +239,7 @@ class Checkpointing(Replication):
                 return
             try:
                 incoming.receiver.add_chunk(chunk.hash, chunk.content)
-            except (ValueError, OSError) as error:
+            except STAGING_ERRORS as error:
                 self._reject_incoming(peer, self.round, str(error))
                 return
         incoming.chunks_asked_s = float("-inf")

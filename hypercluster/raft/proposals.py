@@ -78,7 +78,7 @@ class Proposals:
         call_safely(proposal.done, outcome)
 
     def find(self, index: Index, term: Term) -> Proposal | None:
-        """The proposal that made the entry at `index`, if this node proposed it in that term and still owes an answer."""
+        """The proposal that made the entry at `index`, if this node made it in that term and still owes an answer."""
         filed = self._in_log.get(index)
         return None if filed is None or filed[0] != term else filed[1]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import pathlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -19,6 +19,7 @@ from hypercluster.values import Index, NodeId
 from tests.engine_world.state import HistoryHost, MemoryCheckpoints, StateDisk
 from tests.engine_world.world import CLUSTER, incarnation, members
 from tests.fakes.memory_transport import MemoryNetwork, MemoryPeerTransport
+from tests.fakes.waiting import eventually
 
 NAMES = "abc"
 
@@ -82,26 +83,19 @@ class Cluster:
         for name in names:
             self.nodes.pop(name).close()
 
-    async def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Waits turn by turn, with a deadline."""
-        async with asyncio.timeout(20):
-            while not condition():
-                await asyncio.wait([asyncio.ensure_future(asyncio.sleep(0.005))])
-        assert condition(), what
-
     async def leader(self) -> Node:
         def leading() -> list[Node]:
             found = [node for node in self.nodes.values() if node.engine.is_leader()]
             return [node for node in found if node.engine.applied_index() >= node.engine.own_no_op()]
 
-        await self.until(lambda: bool(leading()), "a leader")
+        await eventually(lambda: bool(leading()), "a leader")
         return leading()[-1]
 
     async def propose(self, node: Node, count: int, prefix: str) -> list[ProposalOutcome]:
         outcomes: list[ProposalOutcome] = []
         for n in range(count):
             node.engine.propose(b"\x10" + f"{prefix}{n}".encode(), None, outcomes.append)
-        await self.until(lambda: len(outcomes) == count, "answers")
+        await eventually(lambda: len(outcomes) == count, "answers")
         return outcomes
 
 
@@ -124,7 +118,7 @@ async def test_three_nodes_commit_lose_their_leader_and_go_on(cluster: Cluster) 
     assert all(isinstance(outcome, Committed) for outcome in await cluster.propose(second, 50, "y"))
     cluster.start(first.name)
     back = cluster.nodes[first.name]
-    await cluster.until(lambda: len(back.host.history) == 250, "the old leader catches up")
+    await eventually(lambda: len(back.host.history) == 250, "the old leader catches up")
     assert back.host.history == second.host.history
     assert not any(node.fatal for node in cluster.nodes.values())
 

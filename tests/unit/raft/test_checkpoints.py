@@ -7,12 +7,13 @@ import os
 import pytest
 from blake3 import blake3
 
-from hypercluster.errors import DamagedError
+from hypercluster.errors import DamagedError, DiskFullError
 from hypercluster.pb.v1.peer_pb2 import PeerFrame
-from hypercluster.raft.engine import Committed
+from hypercluster.raft.engine import CheckpointMeta, Committed
 from hypercluster.raft.settings import EngineSettings
 from hypercluster.values import Index, NodeId
 from tests.engine_world.memory_wal import LogImage
+from tests.engine_world.state import MemoryReceiver
 from tests.engine_world.world import World
 from tests.known_bad.ablations import PRODUCT, build
 
@@ -290,3 +291,31 @@ def test_a_state_without_its_log_does_not_start() -> None:
     world.nodes["a"].log.image = LogImage()
     with pytest.raises(DamagedError, match="re-seed"):
         world.start("a")
+
+
+@pytest.mark.req("CL-4", "CL-8")
+@pytest.mark.parametrize("error", [DiskFullError("no room"), OSError("input/output"), ValueError("offset")])
+def test_a_piece_that_can_not_be_staged_is_rejected_and_the_node_goes_on(error: Exception) -> None:
+    world = World(settings=SETTINGS)
+    far_ahead(world)
+    receive = world.checkpoints["c"].receive
+    refusals = [error]
+
+    def failing(meta: CheckpointMeta) -> MemoryReceiver:
+        receiver = receive(meta)
+        write = receiver.write
+
+        def once(offset: int, piece: bytes) -> None:
+            if refusals:
+                raise refusals.pop()
+            write(offset, piece)
+
+        receiver.write = once  # type: ignore[method-assign]
+        return receiver
+
+    world.checkpoints["c"].receive = failing  # type: ignore[method-assign]
+    world.rejoin("c")
+    world.run(2.0)
+    assert world.nodes["c"].fatal is None
+    assert refusals == []
+    assert world.applied("c") == world.applied("a")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hypercluster.limits import ENTRY_BYTES_MAX, PEER_FRAME_BYTES_MAX
 from hypercluster.pb.v1.peer_pb2 import AppendAck, PeerFrame
-from hypercluster.raft.engine import Committed, Unknown
+from hypercluster.raft.engine import Committed, NotProposed, Unknown
 from hypercluster.raft.settings import EngineSettings
 from hypercluster.values import Index, NodeId
 from tests.engine_world.world import World
@@ -245,3 +246,49 @@ def test_several_proposals_of_a_turn_share_a_frame_and_a_sync() -> None:
     assert [len(a.entries) for a in appends] == [20]
     world.flush()
     assert {name: world.nodes[name].log.groups - groups[name] for name in "abc"} == {"a": 1, "b": 1, "c": 1}
+
+
+@pytest.mark.req("CL-1")
+def test_l2_the_largest_entries_travel_whole_in_bounded_frames() -> None:
+    world = World()
+    world.elect("a")
+    world.isolate("c")
+    payloads = [bytes([n]) * (ENTRY_BYTES_MAX - 1) for n in range(1, 6)]
+    for payload in payloads:
+        world.propose("a", payload)
+    world.tick("a")
+    assert max(len(frame) for frame in world.links["a", "b"]) <= PEER_FRAME_BYTES_MAX
+    world.flush()
+    world.rejoin("c")
+    world.run(1.0)
+    for name in "abc":
+        assert [payload[1:] for _, _, payload in world.hosts[name].history] == payloads
+
+
+@pytest.mark.req("QUO-2", "CL-17", "CL-10")
+def test_ack_acknowledgements_carry_the_sync_time_a_digest_and_a_probe() -> None:
+    world = World()
+    world.elect("a")
+    world.commit("a", "x")
+    world.run(1.5)
+    world.engines["b"].fsync_us = 1234
+    world.engines["a"]._SyncObj__sendAppendEntries()
+    world.deliver("a", "b", 1)
+    ack = PeerFrame.FromString(world.links["b", "a"][-1]).append_ack
+    assert ack.fsync_us == 1234
+    assert ack.digest == world.hosts["b"].digest_at(Index(ack.digest_index))
+    assert ack.digest_index == 2
+    assert (ack.probe_ns, ack.applied_index) == (int(world.now * 1e9), 2)
+    assert abs(ack.clock_ns - world.clocks["b"].wall_ns()) < 10**6
+    world.flush()
+    assert {p.node_id: p.fsync_us for p in world.engines["a"].status().peers}["b"] == 1234
+
+
+@pytest.mark.req("CL-1", "D-8")
+def test_s8a_nothing_is_forwarded_by_a_follower() -> None:
+    world = World()
+    world.elect("a")
+    before = {link: len(queue) for link, queue in world.links.items()}
+    assert world.propose("b", "x") == [NotProposed("NOT_LEADER", NodeId("a"))]
+    world.tick("b")
+    assert {link: len(queue) for link, queue in world.links.items()} == before
