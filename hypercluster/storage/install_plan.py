@@ -21,6 +21,7 @@ import google_crc32c
 from hypercluster.errors import DamagedError, WrongDirectoryError, check
 from hypercluster.storage import checkpoint_manifest
 from hypercluster.storage.checkpoint_manifest import CHECKPOINT_ID, MANIFEST_NAME, Manifest
+from hypercluster.storage.rocks_errors import RESEED
 from hypercluster.storage.tree import DirectoryTree
 
 PLAN_VERSION: Final = 1
@@ -99,7 +100,7 @@ def read_plan(paths: InstallPaths) -> str | None:
         return None
     body = raw[4:]
     if google_crc32c.value(body).to_bytes(4, "big") != raw[:4]:
-        raise DamagedError(f"{paths.plan} fails its checksum. Re-seed this node: hypercluster member reseed")
+        raise DamagedError(f"{paths.plan} fails its checksum. {RESEED}")
     plan = json.loads(body)
     if plan["version"] > PLAN_VERSION:
         raise WrongDirectoryError(f"{paths.plan} was written by a newer version: start that version")

@@ -21,6 +21,7 @@ from hypercluster.storage.chunk_store import ChunkStore
 from hypercluster.storage.disk import Disk, PosixDisk
 from hypercluster.storage.install_plan import InstallPaths
 from hypercluster.storage.rocks import RocksStore
+from hypercluster.storage.rocks_errors import RESEED
 from hypercluster.storage.rocks_options import RocksSettings
 from hypercluster.storage.runner import Runner
 from hypercluster.storage.tree import DirectoryTree
@@ -85,7 +86,7 @@ class NodeStorage:
             if not os.path.isdir(self.paths.state):
                 raise DamagedError(
                     f"{self.paths.state} is missing beside {self.paths.state_old}, with no plan of an install. "
-                    "Re-seed this node: hypercluster member reseed"
+                    + RESEED
                 )
             self._tree.remove_tree(self.paths.state_old)
         return finished

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from hypercluster.errors import DamagedError, WrongDirectoryError, check
 from hypercluster.state_machine.store import Change, Family
 from hypercluster.storage.rocks_database import RocksDatabase
+from hypercluster.storage.rocks_errors import RESEED
 from hypercluster.storage.rocks_options import UNFLUSHED_FLUSHES_MAX, RocksSettings
 from hypercluster.values import NO_INDEX, NO_TERM, ZERO_DIGEST, Digest, Index, Term
 
@@ -93,9 +94,7 @@ def read_applied(database: RocksDatabase) -> Applied:
     if record is None:
         record = encode_applied(NOTHING_APPLIED)
     if len(record) != APPLIED_RECORD.size or record[0] != APPLIED_VERSION:
-        raise DamagedError(
-            f"the applied record in {database.path} is not readable. Re-seed this node: hypercluster member reseed"
-        )
+        raise DamagedError(f"the applied record in {database.path} is not readable. {RESEED}")
     _, index, term, digest, last_stamp_ns = APPLIED_RECORD.unpack(record)
     return Applied(Index(index), Term(term), Digest(digest), last_stamp_ns)
 

@@ -21,14 +21,20 @@ from rocksdict import AccessType, Cache, Rdict, RdictIter, ReadOptions, WriteBat
 
 from hypercluster.errors import DiskFailedError, TurnedAwayError, check
 from hypercluster.state_machine.store import Change, Family
-from hypercluster.storage.rocks_errors import check_iterator, is_stall, opening_error, reading_error, writing_error
+from hypercluster.storage.rocks_errors import (
+    RESEED,
+    check_iterator,
+    is_stall,
+    opening_error,
+    reading_error,
+    writing_error,
+)
 from hypercluster.storage.rocks_options import RocksSettings, database_options, write_options
 
 BUFFER_NEVER_FULL_BYTES: Final = 1 << 50
 FROZEN_POLL_S: Final = 0.002
 STALL_RETRY_S: Final = 0.001
 CHANGE_OVERHEAD_BYTES: Final = 64  # what a memtable adds to each change
-WAY_OUT: Final = "Re-seed this node: hypercluster member reseed"
 FAMILY_NAMES: Final = tuple(family.name.lower() for family in Family)
 
 
@@ -55,7 +61,7 @@ class _Scan:
         if iterator is None:
             raise TurnedAwayError("the state was closed or replaced while it was being read; ask again")
         if not iterator.valid():
-            check_iterator(iterator, self._path, WAY_OUT)
+            check_iterator(iterator, self._path, RESEED)
             raise StopIteration
         key: bytes = iterator.key()
         if key < self._floor:
@@ -81,7 +87,7 @@ class RocksDatabase:
         try:
             self._database = Rdict(path, database_options(settings, cache, self._buffers), families, access)
         except Exception as error:  # the binding knows one exception type only
-            raise opening_error(path, error, WAY_OUT) from error
+            raise opening_error(path, error, RESEED) from error
         self._families = [self._database.get_column_family(name) for name in FAMILY_NAMES]
         self._handles = [self._database.get_column_family_handle(name) for name in FAMILY_NAMES]
         self._quick = write_options(no_slowdown=True)
@@ -92,7 +98,7 @@ class RocksDatabase:
         try:
             return self._families[family].get(key)
         except Exception as error:  # the binding knows one exception type only
-            raise reading_error(self.path, error, WAY_OUT) from error
+            raise reading_error(self.path, error, RESEED) from error
 
     def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         if start >= end:

@@ -7,6 +7,7 @@ Never: hides an error or tries again.
 from __future__ import annotations
 
 import errno
+from typing import Final
 
 from rocksdict import DbClosedError, RdictIter
 
@@ -20,7 +21,8 @@ from hypercluster.errors import (
     WrongDirectoryError,
 )
 
-DISK_TROUBLE = ("Input/output error", "Structure needs cleaning", "Read-only file system")
+RESEED: Final = "Re-seed this node: move its data directory away and let it join again with `hypercluster join`"
+DISK_TROUBLE: Final = ("Input/output error", "Structure needs cleaning", "Read-only file system")
 
 
 def opening_error(path: str, error: Exception, way_out: str) -> FatalError:

@@ -231,7 +231,7 @@ def test_a_damaged_or_newer_plan_is_refused(tmp_path: Path, monkeypatch: pytest.
     raw = bytearray(Path(paths.plan).read_bytes())
     raw[rng.randrange(len(raw))] ^= 1
     Path(paths.plan).write_bytes(raw)
-    with pytest.raises(DamagedError, match=r"install.plan.*member reseed"):
+    with pytest.raises(DamagedError, match=r"install.plan.*hypercluster join"):
         open_node(tmp_path, DirectoryTree(), StepRunner())
 
 
