@@ -83,7 +83,7 @@ class Grown:
         self.tree = MerkleTree(self.overlay, WORKSPACE, len(self.leaves), self.tree.root_hash)
 
 
-@pytest.fixture(params=[16_384, 40], ids=["pages", "small pages"])
+@pytest.fixture(params=[2_048, 40], ids=["pages", "small pages"])
 def paged(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Small pages make a tree of a few hundred leaves go through everything a tree of millions does."""
     leaves: int = request.param
@@ -329,4 +329,4 @@ def test_known_bad_trees_are_caught(broken: Break, monkeypatch: pytest.MonkeyPat
 
 def compare_seeds(count: int) -> None:
     for seed in range(count):
-        test_incremental_roots_equal_those_from_scratch_and_restarts_change_nothing(seed, 16_384)
+        test_incremental_roots_equal_those_from_scratch_and_restarts_change_nothing(seed, 2_048)

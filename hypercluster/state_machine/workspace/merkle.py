@@ -26,7 +26,7 @@ from hypercluster.state_machine.workspace.records import ZERO_HASH
 
 WIDTH: Final = 16
 BUCKET_LEAVES: Final = 16
-PAGED_LEAVES: Final = 16_384
+PAGED_LEAVES: Final = 2_048
 LOADED_LEAVES_MAX: Final = 4_000_000  # in memory, a tree; beyond it everything is let go and loaded again as needed
 LEAF_BYTES: Final = KEY_BYTES + HASH_BYTES
 DEPTH_MAX: Final = 2 * KEY_BYTES
