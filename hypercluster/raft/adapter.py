@@ -191,7 +191,8 @@ class RaftEngine(Checkpointing):
         if not self.proposals.offer(proposal):
             call_safely(done, NotProposed("QUEUE_FULL", self.node_id))
             return
-        self._append_proposals()  # at once, behind what is queued: the gate of one change at a time is checked here
+        with self.fail_stop():
+            self._append_proposals()  # at once, behind what is queued: the gate is judged by what the log holds now
         self.parts.wake()
 
     def _step_refusal(self, wanted: Membership) -> str:

@@ -189,7 +189,8 @@ class EngineCore(SyncObj):
             self._term_changed()
 
     def _term_changed(self) -> None:
-        """What was verified, asked or half received belongs to the old term."""
+        """Who led, what was verified, asked or half received: all of that belongs to the old term."""
+        self._SyncObj__raftLeader = None
         self.verified_index = Index(0)
         self.digests.reset()
         self.freshness.reset()

@@ -16,7 +16,7 @@ from tests.engine_world.explorer import Explorer, Tally, Violation
 from tests.known_bad.ablations import ablate
 
 FIRST = int(os.environ.get("HYPERCLUSTER_EXPLORER_FIRST", "0"))
-SEEDS = int(os.environ.get("HYPERCLUSTER_EXPLORER_SEEDS", "40"))
+SEEDS = int(os.environ.get("HYPERCLUSTER_EXPLORER_SEEDS", "32"))
 STEPS = 700
 KINDS = ("plain-3", "plain-5", "checkpoints-3", "checkpoints-5", "members-3", "members-5")
 
