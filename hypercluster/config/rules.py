@@ -69,7 +69,7 @@ def why_not_voters(voters: int) -> str:
         return "use 3, 5 or 7, or 1 for development"
     return (
         f"use 3, 5 or 7, or 1 for development; {voters} voters need {voters // 2 + 1} for a majority "
-        f"and survive the loss of only {(voters - 1) // 2}, as {voters - 1} do"
+        f"and survive the loss of {(voters - 1) // 2}, no more than {voters - 1} would"
     )
 
 
