@@ -33,6 +33,10 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.http2.lookahead_bytes", 1 << 20),
+    # A node that is gone without a word (power, network) is noticed while a call is open; nodes allow a ping in 2 s.
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 LEARNED_NODES_MAX = 64
 RETRY_S = (0.02, 0.4)  # first and longest pause between two attempts of a read

@@ -147,7 +147,9 @@ class Mirror:
             for record in records[:good]:
                 effects = replay(self.overlay, self.workspace_id, record)
                 check(not effects.problem, "a replay that passed does not pass again")
-        changes = take_replayed(self.overlay)
+        # A record is changed by every operation of a batch on it; only the last of them is written.
+        last = {(change.family, change.key): change for change in take_replayed(self.overlay)}
+        changes = list(last.values())
         upto = records[good - 1].log_index if good else self.applied_index
         old = TreeView(self.store, self.workspace_id)
         diff = diff_of(changes, old, self.view)

@@ -79,6 +79,7 @@ class Planner:
         for directory, name, entry in diff.added():
             self._taken.setdefault(entry.inode_id, []).append((directory, name))
         self._kept: dict[bytes, Spot | None] = {}
+        self._befores: dict[bytes, Inode | None] = {}
         self.plan = Plan(upto)
         self.builds: list[Inode] = []
 
@@ -108,9 +109,16 @@ class Planner:
             base = cache[directory] = path_in(directories, directory)
         return base + b"/" + name if base else name
 
+    def _before(self, inode_id: bytes) -> Inode | None:
+        if inode_id not in self._befores:
+            self._befores[inode_id] = self._old.inode(inode_id)
+        return self._befores[inode_id]
+
     def _kept_spot(self, inode_id: bytes) -> Spot | None:
         """A name the inode had before and still has."""
         if inode_id not in self._kept:
+            if self._before(inode_id) is None:
+                return None  # it is new: spare the scan
             left = set(self._left.get(inode_id, ()))
             self._kept[inode_id] = next((s for s in self._names.places(inode_id) if s not in left), None)
         return self._kept[inode_id]
@@ -128,7 +136,7 @@ class Planner:
     # --- stages -------------------------------------------------------------------------------------
 
     def _detach(self, inode_id: bytes, spots: list[Spot]) -> None:
-        before = self._old.inode(inode_id)
+        before = self._before(inode_id)
         lives_on = self._new.inode(inode_id) is not None
         check(before is not None, "an entry of the mirror names no inode")
         assert before is not None
@@ -158,7 +166,7 @@ class Planner:
         after = self._new.inode(inode_id)
         check(after is not None, "an entry of the tree names no inode")
         assert after is not None
-        before = self._old.inode(inode_id)
+        before = self._before(inode_id)
         if after.kind == KIND_DIRECTORY:
             step = MakeDirectory if before is None else Place
             self.plan.place += [step(self._new_path(spot), inode_id) for spot in spots]
@@ -179,7 +187,7 @@ class Planner:
             after = self._new.inode(inode_id)
             if after is None:
                 continue
-            before = self._old.inode(inode_id)
+            before = self._before(inode_id)
             if after.kind == KIND_DIRECTORY:
                 directories.append(Dress(path_in(self._new_directories, inode_id), inode_id))
                 continue
