@@ -182,7 +182,7 @@ class RaftEngine(Checkpointing):
         self._begin_transfer(to, done)
 
     def change_membership(self, wanted: Membership, done: Callable[[ProposalOutcome], None]) -> None:
-        reason = self._refusal or self._step_refusal(wanted)
+        reason = self.stopped or self._step_refusal(wanted)  # also while DIVERGED: removing a node may be the way out
         if reason:
             log.info("%s: change of members refused: %s", self.node_id, reason)
             call_safely(done, NotProposed(reason, self.leader_id()))

@@ -47,12 +47,14 @@ class Incoming:
     offset: int = 0
     verifying: bool = False
     verified: bool = False
+    verify_running: bool = False
     chunks_asked_s: float = float("-inf")
 
 
 class Checkpointing(Replication):
     def __init__(self, parts: EngineParts, settings: EngineSettings) -> None:
         self._incoming: Incoming | None = None
+        self._outgoing_verify: Incoming | None = None  # given up, but its verify still runs beside the loop
         self._creating = False
         self._applied_bytes = 0  # since the last checkpoint
         self._marks: list[tuple[Index, int]] = []  # index, bytes applied by then: how much log lies behind an index
@@ -143,15 +145,20 @@ class Checkpointing(Replication):
             self._continue_incoming()
         else:
             self._abandon_incoming()
-            try:
-                meta = meta_of(offer)
-                receiver = self.parts.checkpoints.receive(meta)
-            except STAGING_ERRORS as error:
-                self._answer_offer(peer, offer.checkpoint_id, offer.round, rejected=str(error))
-                return
-            self._incoming = Incoming(meta, receiver, peer.node_id, self.term())
-            self._answer_offer(peer, offer.checkpoint_id, offer.round, offset=0)
-            self._continue_incoming()
+            self._begin_incoming(peer, offer)
+
+    def _begin_incoming(self, peer: Peer, offer: CheckpointOffer) -> None:
+        if self._outgoing_verify is not None:
+            return  # the leader offers again
+        try:
+            meta = meta_of(offer)
+            receiver = self.parts.checkpoints.receive(meta)
+        except STAGING_ERRORS as error:
+            self._answer_offer(peer, offer.checkpoint_id, offer.round, rejected=str(error) or "refused")
+            return
+        self._incoming = Incoming(meta, receiver, peer.node_id, self.term())
+        self._answer_offer(peer, offer.checkpoint_id, offer.round, offset=0)
+        self._continue_incoming()
 
     def on_checkpoint_piece(self, peer: Peer, piece: CheckpointPiece) -> None:
         if not self.follow(peer, piece.term):
@@ -193,12 +200,16 @@ class Checkpointing(Replication):
         if incoming is None or incoming.offset < incoming.meta.bytes_total:
             return
         if not incoming.verifying:
-            incoming.verifying = True
+            incoming.verifying = incoming.verify_running = True
             self.parts.bulk.submit(incoming.receiver.verify, lambda error: self._verified(incoming, error))
         elif incoming.verified:
             self._ask_chunks(incoming)
 
     def _verified(self, incoming: Incoming, error: BaseException | None) -> None:
+        incoming.verify_running = False
+        if self._outgoing_verify is incoming:
+            self._outgoing_verify = None
+            incoming.receiver.abort()
         if self.stopped or self._incoming is not incoming:
             return
         with self.fail_stop():
@@ -289,8 +300,11 @@ class Checkpointing(Replication):
             self._answer_offer(peer, incoming.meta.checkpoint_id, round_number, rejected=why or "damaged")
 
     def _abandon_incoming(self) -> None:
+        """Its staged files go, but not under the feet of a verify that reads them."""
         incoming, self._incoming = self._incoming, None
-        if incoming is not None:
+        if incoming is not None and incoming.verify_running:
+            self._outgoing_verify = incoming
+        elif incoming is not None:
             incoming.receiver.abort()
 
     # --- making and compacting ------------------------------

@@ -53,6 +53,10 @@ class Elections(EngineCore):
         self.stamp_floor_ns = 0
         super().__init__(parts, settings)
 
+    def _close(self, reason: str) -> None:
+        super()._close(reason)
+        self._end_transfer(NotProposed(reason, None))
+
     # --- fitness ------------------------------
 
     def median_ahead_ns(self) -> int:

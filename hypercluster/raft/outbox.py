@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypercluster.errors import check
 from hypercluster.limits import HELD_FRAMES_MAX
 from hypercluster.pb.v1.peer_pb2 import PeerFrame
 from hypercluster.raft.engine import PeerTransport
@@ -47,7 +46,8 @@ class Outbox:
                 for held in self._held
                 if held.to != to or held.kind != kind or held.generation != after or not held.frame.append_ack.success
             ]
-        check(len(self._held) < HELD_FRAMES_MAX, "frames pile up behind a sync")
+        if len(self._held) >= HELD_FRAMES_MAX:
+            return False  # a sync that hangs: what is dropped is asked for again
         self._held.append(HeldFrame(after, term, to, kind, frame))
         return True
 

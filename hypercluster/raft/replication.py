@@ -10,7 +10,7 @@ verified against this term's leader; a quorum is D-9's, over the newest configur
 
 from __future__ import annotations
 
-from hypercluster.errors import DiskFullError, check
+from hypercluster.errors import DiskFullError, DivergedError, check
 from hypercluster.pb.v1.peer_pb2 import AppendAck, AppendEntries, PeerFrame, RaftEntry, TermNotice
 from hypercluster.raft.digests import Verdict
 from hypercluster.raft.elections import Elections
@@ -21,6 +21,7 @@ from hypercluster.storage.wal.types import LogEntry
 from hypercluster.values import Digest, Index, NodeId, Term
 
 HELLO_AGAIN_S = 1.0
+DIVERGED = DivergedError.reason
 
 
 class Replication(Elections):
@@ -29,6 +30,10 @@ class Replication(Elections):
         self._notice_s = float("inf")  # when the followers are told a commit index that no entry carried
         self._sent_up_to = Index(0)
         super().__init__(parts, settings)
+
+    def _term_changed(self) -> None:
+        super()._term_changed()
+        self._refusal = "" if self._refusal == DIVERGED else self._refusal  # the next leader asks anew
 
     # --- leader: sending ------------------------------
 
@@ -306,6 +311,8 @@ class Replication(Elections):
     # --- digests (CL-17) ------------------------------
 
     def _ask_digests(self, now: float) -> None:
+        if self._refusal == DIVERGED:
+            self._judge_digests()  # the disagreement may have ended with a change of members
         applied = self.applied_index()
         if self.digests.may_ask(applied, now):
             digest = self.host.digest_at(applied)
@@ -319,14 +326,12 @@ class Replication(Elections):
         voters = {peer.node_id for peer in self.voting_peers()} | {self.node_id}
         question.answers = {NodeId(k): Digest(v) for k, v in question.answers.items() if k in voters}
         match question.verdict(self.node_id, self.membership().quorum()):
-            case Verdict.AGREED:
-                self._refusal = "" if self._refusal == "DIVERGED" else self._refusal
+            case Verdict.AGREED | Verdict.OPEN:
+                self._refusal = "" if self._refusal == DIVERGED else self._refusal
             case Verdict.MINORITY:
                 self.diverged(question.index)
             case Verdict.SPLIT:
-                self._refusal = "DIVERGED"
-            case Verdict.OPEN:
-                pass
+                self._refusal = DIVERGED
 
     def diverged(self, index: Index) -> None:
         """The adapter stops the node."""

@@ -139,6 +139,7 @@ class World:
         self.hosts: dict[str, HistoryHost] = {}
         self.wals: dict[str, MemoryWal] = {}
         self.syncs: dict[str, HandRunner] = {}
+        self.bulks: dict[str, HandRunner] = {}
         self.clocks: dict[str, NodeClock] = {}
         self.checkpoints: dict[str, MemoryCheckpoints] = {}
         self.wakes: dict[str, int] = {}
@@ -178,7 +179,7 @@ class World:
             stamp_end=lambda payload: int.from_bytes(payload[2:10], "big") if payload[:2] == b"\x10S" else 0,
         )
         self.hosts[name], self.wals[name], self.syncs[name] = host, wal, runner
-        self.clocks[name], self.checkpoints[name] = clock, checkpoints
+        self.clocks[name], self.checkpoints[name], self.bulks[name] = clock, checkpoints, bulk
         engine = self.engines[name] = self.make_engine(parts)
         engine.start()
         return engine

@@ -319,3 +319,29 @@ def test_a_piece_that_can_not_be_staged_is_rejected_and_the_node_goes_on(error: 
     assert world.nodes["c"].fatal is None
     assert refusals == []
     assert world.applied("c") == world.applied("a")
+
+
+@pytest.mark.req("CL-8")
+def test_a_checkpoint_given_up_while_it_is_verified_is_cleared_away_after() -> None:
+    """1. c verifies a's checkpoint beside the loop; 2. b becomes leader and offers its own; 3. c's staged files may
+    not be touched before the verify has returned."""
+    world = World(settings=SETTINGS)
+    far_ahead(world)
+    world.bulks["c"].auto = False
+    world.rejoin("c")
+    world.run(1.0)
+    incoming = world.engines["c"]._incoming
+    assert incoming is not None
+    assert incoming.verify_running
+    world.crash("a")
+    while world.engines["c"].leader_id() != "b":
+        world.run(0.1)  # b leads; its own entries wait for c
+    assert world.engines["c"]._incoming is not incoming
+    receiver = incoming.receiver
+    assert isinstance(receiver, MemoryReceiver)
+    assert receiver._staged != b""
+    assert world.bulks["c"].run_one()
+    assert receiver._staged == b""
+    world.bulks["c"].auto = True
+    world.run(3.0)
+    assert world.applied("c") == world.applied("b")

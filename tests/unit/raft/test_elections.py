@@ -274,3 +274,13 @@ def test_a_minority_accepts_nothing_and_keeps_its_state() -> None:
     assert world.propose("c", "y") == [NotProposed("NOT_LEADER", None)]
     assert world.engines["c"].term() == 1
     assert world.applied("c") == ["x"]
+
+
+@pytest.mark.req("D-8")
+def test_a_transfer_in_flight_is_answered_by_stop() -> None:
+    world = World()
+    world.elect("a")
+    outcomes: list[ProposalOutcome | None] = []
+    world.engines["a"].transfer_leadership(NodeId("b"), outcomes.append)
+    world.engines["a"].stop()
+    assert outcomes == [NotProposed("STOPPED", None)]

@@ -6,9 +6,9 @@ import pytest
 
 from hypercluster.errors import DivergedError
 from hypercluster.raft.digests import DigestWatch, Question, Verdict
-from hypercluster.raft.engine import Committed, NotProposed, ReadReady
+from hypercluster.raft.engine import Committed, NotProposed, ProposalOutcome, ReadReady
 from hypercluster.raft.reads import Freshness
-from hypercluster.values import Digest, Index, NodeId
+from hypercluster.values import Digest, Index, Membership, NodeId
 from tests.engine_world.world import World
 from tests.known_bad.ablations import PRODUCT, build
 
@@ -209,3 +209,25 @@ def test_a_statement_is_compared_once_the_state_is_there() -> None:
     assert watch.statement_due(Index(6)) is None
     assert watch.statement_due(Index(7)) == (7, b"d" * 32)
     assert watch.statement_due(Index(8)) is None
+
+
+@pytest.mark.req("CL-17", "QUO-1")
+def test_a_disagreement_ends_when_the_other_side_is_removed() -> None:
+    """Four voters, two against two: no majority. Removing one of them, by hand, leaves one."""
+    world = World("abcd")
+    a = world.elect("a")
+    world.commit("a", "x")
+    world.run(0.5)
+    world.hosts["b"].twist = world.hosts["c"].twist = b"defect"
+    world.commit("a", "y")
+    world.run(3.0)
+    assert a.status().refusing_writes == "DIVERGED"
+    now = a.membership()
+    outcomes: list[ProposalOutcome] = []
+    kept = tuple(m for m in now.members if m.node_id != "b")
+    a.change_membership(Membership(Index(0), 3, kept), outcomes.append)
+    world.run(4.0)
+    assert isinstance(outcomes[0], Committed)
+    assert isinstance(world.nodes["c"].fatal, DivergedError)
+    assert a.status().refusing_writes == ""
+    world.commit("a", "z")

@@ -281,7 +281,7 @@ def test_ack_acknowledgements_carry_the_sync_time_a_digest_and_a_probe() -> None
     assert (ack.probe_ns, ack.applied_index) == (int(world.now * 1e9), 2)
     assert abs(ack.clock_ns - world.clocks["b"].wall_ns()) < 10**6
     world.flush()
-    assert {p.node_id: p.fsync_us for p in world.engines["a"].status().peers}["b"] == 1234
+    assert {p.node_id: p.fsync_us for p in world.engines["a"].status().peers}[NodeId("b")] == 1234
 
 
 @pytest.mark.req("CL-1", "D-8")
