@@ -6,15 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from tests.demo.checker import LogLine, check, hub_keys, read_journals
 
 A = "aa" * 16
+COMMAND = b"what was asked"
+DIGEST = blake3(COMMAND).hexdigest(16)
 
 
 def journal(tmp_path: Path, *lines: dict[str, object]) -> Path:
     path = tmp_path / "journal.jsonl"
-    path.write_text("".join(json.dumps({"client": A, "command": "00", **line}) + "\n" for line in lines))
+    path.write_text("".join(json.dumps({"client": A, "command": DIGEST, **line}) + "\n" for line in lines))
     return path
 
 
@@ -31,7 +34,7 @@ def hub_op(seq: int, outcome: str, value: str, version: int = 0) -> list[dict[st
 
 
 def log(*seqs: int) -> list[LogLine]:
-    return [LogLine(A, seq, index, index) for index, seq in enumerate(seqs, start=1)]
+    return [LogLine(A, seq, index, index, COMMAND) for index, seq in enumerate(seqs, start=1)]
 
 
 @pytest.mark.req("CH-6")
@@ -74,7 +77,19 @@ def test_each_kind_of_bad_history_is_found(
 @pytest.mark.req("CH-6")
 def test_a_gap_in_the_log_is_found(tmp_path: Path) -> None:
     commands = read_journals([journal(tmp_path, *file_op(1, "ok", 2))])
-    assert check(commands, [LogLine(A, 1, 2, 2)], {}).gaps
+    assert check(commands, [LogLine(A, 1, 2, 2, COMMAND)], {}).gaps
+
+
+@pytest.mark.req("CH-6")
+def test_another_command_under_the_same_key_is_found(tmp_path: Path) -> None:
+    commands = read_journals([journal(tmp_path, *file_op(1, "ok", 1))])
+    assert check(commands, [LogLine(A, 1, 1, 1, b"what was not")], {}).disagreeing
+
+
+@pytest.mark.req("CH-6")
+def test_a_value_that_was_sent_again_under_another_key_is_no_surprise(tmp_path: Path) -> None:
+    lines = [*hub_op(1, "fail", "v"), *hub_op(2, "ok", "v", 6)]
+    assert check(read_journals([journal(tmp_path, *lines)]), [], {("metadata", "k"): [("v", 6)]}).holds
 
 
 @pytest.mark.req("CH-5")

@@ -6,13 +6,24 @@ way from the product to here: nothing under hypercluster/ imports tests/.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 
-from tests.known_bad import dedupe_off
+from tests.known_bad import ablations, dedupe_off, no_fsync
+
+_for_good = contextlib.ExitStack()
+
+
+def _ablation(name: str) -> Callable[[], None]:
+    return lambda: _for_good.enter_context(ablations.ablate(name))
+
 
 BAD: dict[str, Callable[[], None]] = {
+    "ack_before_sync": _ablation("DUR"),
     "dedupe_off": dedupe_off.install,
+    "leader_counts_unsynced": _ablation("DUR-leader"),
+    "no_fsync": no_fsync.install,
 }
 
 
