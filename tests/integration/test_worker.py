@@ -244,6 +244,28 @@ async def test_a_mirror_of_another_history_is_built_anew(client: Client, tmp_pat
     assert (mirror / "file").read_bytes() == b"content"
 
 
+@pytest.mark.req("WS-52")
+async def test_a_worker_that_comes_too_late_for_the_log_starts_from_a_snapshot(tmp_path: Path) -> None:
+    async with (
+        Cluster(tmp_path, 1, module="tests.integration.short_log_node") as forgetful,
+        Client(replace(forgetful.client_settings(), lane=PATIENT)) as client,
+    ):
+        workspace = await client.create_workspace("late")
+        mirror = tmp_path / "mirror"
+        draw = random.Random(5)
+        await churn(workspace, draw, 10)
+        for turn, rounds in enumerate((15, 120)):
+            async with running(client, workspace, mirror) as worker:
+                await worker.wait_applied((await workspace.barrier()).workspace.log_index)
+                assert worker.status.rebuilds == (1 if turn == 0 else 0)
+            await churn(workspace, draw, rounds)
+        async with running(client, workspace, mirror) as worker:
+            await worker.wait_applied((await workspace.barrier()).workspace.log_index)
+            assert worker.status.rebuilds == 1
+            assert (await worker.verify()).findings == []
+        await assert_equals_export(workspace, mirror, tmp_path / "out")
+
+
 @pytest.mark.req("WS-55", "WS-61")
 async def test_verify_finds_what_was_changed_in_the_mirror(client: Client, cluster: Cluster, tmp_path: Path) -> None:
     workspace = await client.create_workspace("verified")
