@@ -234,7 +234,7 @@ def check_references(site: Site) -> None:
 
 
 def count_pages(site: Site, page: int, extent_count: int, inode_id: bytes) -> int:
-    from hypercluster.state_machine.workspace.content import PAGE_EXTENTS, decode_inner, page_key
+    from hypercluster.state_machine.workspace.content import PAGE_EXTENTS, page_key, page_slots
     from hypercluster.state_machine.workspace.records import body_of
 
     if not page:
@@ -243,7 +243,7 @@ def count_pages(site: Site, page: int, extent_count: int, inode_id: bytes) -> in
         return 1
     record = site.store.get(Family.TREE, page_key(site.workspace_id, inode_id, page))
     assert record is not None
-    return 1 + sum(count_pages(site, slot.page, slot.extent_count, inode_id) for slot in decode_inner(body_of(record)))
+    return 1 + sum(count_pages(site, slot.page, slot.extent_count, inode_id) for slot in page_slots(body_of(record)))
 
 
 def dump(site: Site) -> list[object]:

@@ -39,9 +39,13 @@ INLINE_EXTENTS: Final = 8
 
 _EXTENTS_PREFIX: Final = b"\x11"
 _INNER_PREFIX: Final = b"\x12"
-_INNER_HEAD: Final = Struct(">BQ")
-_SLOT: Final = Struct(">QQQ32s")
-_INNER_BYTES: Final = _INNER_HEAD.size + WIDTH * _SLOT.size
+_HASHED_HEAD: Final = Struct(">BQ")
+# An inner page: level, extents, mapped bytes; 16 digests next to one another, hashed as they stand; 16 references.
+_HEAD: Final = Struct(">BQQ")
+_REFERENCE: Final = Struct(">QQQ")
+_DIGEST_BYTES: Final = 32
+_REFERENCES_AT: Final = _HEAD.size + WIDTH * _DIGEST_BYTES
+_INNER_BYTES: Final = _REFERENCES_AT + WIDTH * _REFERENCE.size
 _PAGE_NUMBER: Final = Struct(">Q")
 
 
@@ -73,32 +77,42 @@ def extents_digest(record: bytes) -> bytes:
     return blake3(_EXTENTS_PREFIX + record).digest() if record else ZERO_HASH
 
 
-def inner_digest(level: int, count: int, hashes: bytes) -> bytes:
-    return blake3(_INNER_PREFIX + _INNER_HEAD.pack(level, count) + hashes).digest()
+def inner_digest(level: int, count: int, digests: bytes) -> bytes:
+    return blake3(_INNER_PREFIX + _HASHED_HEAD.pack(level, count) + digests).digest()
 
 
 def page_key(workspace_id: bytes, inode_id: bytes, page: int) -> bytes:
     return workspace_id + PAGE + inode_id + _PAGE_NUMBER.pack(page)
 
 
-def encode_inner(level: int, count: int, slots: list[Slot]) -> bytes:
-    return _INNER_HEAD.pack(level, count) + b"".join([_SLOT.pack(*slot) for slot in slots])
+def slot_at(record: bytes | bytearray, digit: int) -> Slot:
+    """One slot of an inner page."""
+    at = _HEAD.size + digit * _DIGEST_BYTES
+    page, count, mapped = _REFERENCE.unpack_from(record, _REFERENCES_AT + digit * _REFERENCE.size)
+    return Slot(page, count, mapped, bytes(record[at : at + _DIGEST_BYTES]))
 
 
-def decode_inner(record: bytes) -> list[Slot]:
+def put_slot(record: bytearray, digit: int, slot: Slot) -> None:
+    at = _HEAD.size + digit * _DIGEST_BYTES
+    record[at : at + _DIGEST_BYTES] = slot.digest
+    _REFERENCE.pack_into(record, _REFERENCES_AT + digit * _REFERENCE.size, slot.page, slot.extent_count, slot.mapped)
+
+
+def page_slots(record: bytes) -> list[Slot]:
     check(len(record) == _INNER_BYTES, "an inner content page has another size")
-    return [Slot._make(fields) for fields in _SLOT.iter_unpack(record[_INNER_HEAD.size :])]
+    return [slot_at(record, digit) for digit in range(WIDTH)]
 
 
 class ContentReader:
     """Reads the extents of one inode through any reader; every step costs the pages of one path."""
 
-    __slots__ = ("_key", "_pages", "_reader", "inode")
+    __slots__ = ("_key", "_lists", "_pages", "_reader", "inode")
 
     def __init__(self, reader: Reader, workspace_id: bytes, inode: Inode) -> None:
         self._reader = reader
         self._key = page_key(workspace_id, inode.inode_id, 0)[: -_PAGE_NUMBER.size]
         self._pages: dict[int, bytes | None] = {}  # written by an edit and not yet stored; None: gone
+        self._lists: dict[int, list[Extent]] = {}  # pages of extents, decoded; never changed in place
         self.inode = inode
 
     def root(self) -> Slot:
@@ -117,6 +131,13 @@ class ContentReader:
         check(found is not None, "a content page is used after it was deleted")
         return found or b""
 
+    def listed(self, page: int) -> list[Extent]:
+        """The extents of a page."""
+        found = self._lists.get(page)
+        if found is None:
+            found = self._lists[page] = decode_extents(self.record(page))
+        return found
+
     def extents(self, from_offset: int = 0) -> Iterator[Extent]:
         """In order, from the first that ends above `from_offset`."""
         below = self.floor(from_offset)
@@ -127,12 +148,12 @@ class ContentReader:
         if slot.extent_count == 0:
             return
         if slot.extent_count <= PAGE_EXTENTS:
-            yield from (extent for extent in decode_extents(self.record(slot.page)) if extent.offset >= start)
+            yield from (extent for extent in self.listed(slot.page) if extent.offset >= start)
             return
         span = 1 << (4 * (level - 1))
-        slots = decode_inner(self.record(slot.page))
+        record = self.record(slot.page)
         for digit in range(max(0, (start - base) // span), WIDTH):
-            yield from self._forward(slots[digit], level - 1, base + digit * span, start)
+            yield from self._forward(slot_at(record, digit), level - 1, base + digit * span, start)
 
     def backwards(self) -> Iterator[Extent]:
         """From the last extent to the first."""
@@ -143,12 +164,12 @@ class ContentReader:
         if slot.extent_count == 0:
             return
         if slot.extent_count <= PAGE_EXTENTS:
-            yield from (extent for extent in reversed(decode_extents(self.record(slot.page))) if extent.offset <= top)
+            yield from (extent for extent in reversed(self.listed(slot.page)) if extent.offset <= top)
             return
         span = 1 << (4 * (level - 1))
-        slots = decode_inner(self.record(slot.page))
+        record = self.record(slot.page)
         for digit in range(min(WIDTH - 1, (top - base) // span), -1, -1):
-            yield from self._backward(slots[digit], level - 1, base + digit * span, top)
+            yield from self._backward(slot_at(record, digit), level - 1, base + digit * span, top)
 
     def floor(self, offset: int) -> Extent | None:
         """The last extent that begins at or below `offset`."""
@@ -192,11 +213,12 @@ class ContentEdit(ContentReader):
     def _splice_inline(self, start: int, end: int, new: list[Extent]) -> bool:
         """The common file, whose few extents never leave the inode's record. False if they do not fit it."""
         inode = self.inode
-        old = decode_extents(inode.extents)
+        old = self.listed(0)
         extents = spliced(old, start, end, new)
         if len(extents) > INLINE_EXTENTS:
             return False
         self._count_difference(old, extents)
+        self._lists[0] = extents
         inode.extents = record = encode_extents(extents)
         inode.extent_count = len(extents)
         inode.mapped_bytes = sum([extent[1] for extent in extents])
@@ -216,12 +238,12 @@ class ContentEdit(ContentReader):
             return  # a page of extents covers whatever its root covers
         root = self.root()
         for level in range(old + 1, new + 1):
-            root = self._inner(0, level, [root, *[EMPTY] * (WIDTH - 1)])
+            root = self._new_inner(0, level, {0: root})
         for _ in range(new, old):
-            slots = decode_inner(self.record(root.page))
-            check(slots[0].extent_count == root.extent_count, "a file was shortened below its extents")
+            below = slot_at(self.record(root.page), 0)
+            check(below.extent_count == root.extent_count, "a file was shortened below its extents")
             self._pages[root.page] = None
-            root = slots[0]
+            root = below
         self._set_root(root)
 
     def take_pages(self) -> list[tuple[bytes, bytes | None]]:
@@ -232,6 +254,7 @@ class ContentEdit(ContentReader):
 
     def _set_root(self, root: Slot) -> None:
         inode = self.inode
+        self._lists.pop(0, None)
         if 0 < root.extent_count <= INLINE_EXTENTS:
             if root.page:
                 inode.extents = self.record(root.page)
@@ -243,32 +266,32 @@ class ContentEdit(ContentReader):
 
     def _edit(self, slot: Slot, level: int, base: int, low: int, high: int, new: list[Extent]) -> Slot:
         if slot.extent_count <= PAGE_EXTENTS:
-            old = decode_extents(self.record(slot.page)) if slot.extent_count else []
-            kept = [extent for extent in old if extent.offset < low]
-            rest = [extent for extent in old if extent.offset >= high]
+            old = self.listed(slot.page) if slot.extent_count else []
+            kept = [extent for extent in old if extent[0] < low]
+            rest = [extent for extent in old if extent[0] >= high]
             self._count(old[len(kept) : len(old) - len(rest)], -1)
             self._count(new, 1)
             return self._build(slot.page, level, base, [*kept, *new, *rest])
         span = 1 << (4 * (level - 1))
-        slots = decode_inner(self.record(slot.page))
+        record = bytearray(self.record(slot.page))
+        count, mapped = slot.extent_count, slot.mapped
         for digit in range(max(0, (low - base) // span), min(WIDTH - 1, (high - 1 - base) // span) + 1):
             start = base + digit * span
-            kid = slots[digit]
-            mine = [extent for extent in new if start <= extent.offset < start + span]
+            was = kid = slot_at(record, digit)
+            mine = [extent for extent in new if start <= extent[0] < start + span]
             if low <= start and start + span <= high and kid.extent_count:
                 self.dropped.append(Dropped(kid.page, kid.extent_count))
                 kid = EMPTY
-            if kid.extent_count or mine:
-                slots[digit] = self._edit(kid, level - 1, start, low, high, mine)
-            else:
-                slots[digit] = EMPTY
-        count = sum(kid.extent_count for kid in slots)
+            now = self._edit(kid, level - 1, start, low, high, mine) if kid.extent_count or mine else EMPTY
+            put_slot(record, digit, now)
+            count += now.extent_count - was.extent_count
+            mapped += now.mapped - was.mapped
         if count > PAGE_EXTENTS:
-            return self._inner(slot.page, level, slots)
+            return self._put_inner(slot.page, level, count, mapped, record)
         gathered: list[Extent] = []
-        for kid in slots:
+        for kid in page_slots(bytes(record)):
             if kid.extent_count:
-                gathered += decode_extents(self.record(kid.page))
+                gathered += self.listed(kid.page)
                 self._pages[kid.page] = None
         return self._build(slot.page, level, base, gathered)
 
@@ -281,10 +304,10 @@ class ContentEdit(ContentReader):
         if len(extents) <= PAGE_EXTENTS:
             record = encode_extents(extents)
             page = page or self._fresh_page()
-            self._pages[page] = record
+            self._pages[page], self._lists[page] = record, extents
             return Slot(page, len(extents), sum([extent[1] for extent in extents]), extents_digest(record))
         span = 1 << (4 * (level - 1))
-        slots = [EMPTY] * WIDTH
+        slots: dict[int, Slot] = {}
         first = 0
         while first < len(extents):
             digit = (extents[first].offset - base) // span
@@ -293,14 +316,21 @@ class ContentEdit(ContentReader):
                 end += 1
             slots[digit] = self._build(0, level - 1, base + digit * span, extents[first:end])
             first = end
-        return self._inner(page, level, slots)
+        return self._new_inner(page, level, slots)
 
-    def _inner(self, page: int, level: int, slots: list[Slot]) -> Slot:
-        count = sum([slot[1] for slot in slots])
+    def _new_inner(self, page: int, level: int, slots: dict[int, Slot]) -> Slot:
+        record = bytearray(_INNER_BYTES)
+        count = mapped = 0
+        for digit, slot in slots.items():
+            put_slot(record, digit, slot)
+            count, mapped = count + slot.extent_count, mapped + slot.mapped
+        return self._put_inner(page, level, count, mapped, record)
+
+    def _put_inner(self, page: int, level: int, count: int, mapped: int, record: bytearray) -> Slot:
         page = page or self._fresh_page()
-        self._pages[page] = encode_inner(level, count, slots)
-        digest = inner_digest(level, count, b"".join([slot[3] for slot in slots]))
-        return Slot(page, count, sum([slot[2] for slot in slots]), digest)
+        _HEAD.pack_into(record, 0, level, count, mapped)
+        self._pages[page] = bytes(record)
+        return Slot(page, count, mapped, inner_digest(level, count, bytes(record[_HEAD.size : _REFERENCES_AT])))
 
     def _fresh_page(self) -> int:
         page = self.inode.next_page
@@ -327,7 +357,7 @@ def is_inner(count: int) -> bool:
 
 def page_children(record: bytes) -> list[Dropped]:
     """The pages an inner page refers to."""
-    return [Dropped(slot.page, slot.extent_count) for slot in decode_inner(record) if slot.extent_count]
+    return [Dropped(slot.page, slot.extent_count) for slot in page_slots(record) if slot.extent_count]
 
 
 def page_extents(record: bytes) -> list[Extent]:
