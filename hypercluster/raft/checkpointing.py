@@ -59,6 +59,7 @@ class Checkpointing(Replication):
         self._applied_bytes = 0  # since the last checkpoint
         self._marks: list[tuple[Index, int]] = []  # index, bytes applied by then: how much log lies behind an index
         self._bytes_total = 0
+        self._compacted_for = -1
         super().__init__(parts, settings)
 
     def _term_changed(self) -> None:
@@ -343,6 +344,9 @@ class Checkpointing(Replication):
         if latest is None:
             return
         to = int(min(latest.index, self.parts.flushed_index()))
+        if to == self._compacted_for:
+            return  # every tick asks; the answer changes with a checkpoint or a flush only
+        self._compacted_for = to
         to = min(to, max(to - self.settings.log_keep_entries, self._kept_by_bytes(to)))
         if to > self.wal.base_index:
             self.wal.compact_to(Index(to))

@@ -198,6 +198,8 @@ class Explorer:
 
     def _sync(self, name: str) -> None:
         self.world.syncs[name].run_one()
+        if self.rng.random() < 0.3:
+            self.world.bulks[name].run_one()
 
     def _let_time_pass(self, name: str) -> None:
         self.world.now += self.rng.choice(self._jumps_s)
@@ -333,9 +335,10 @@ class Explorer:
         world.swallowed.clear()
         world.connect_all()
         for name in world.names:
-            world.syncs[name].auto = True
-            while world.syncs[name].run_one():
-                pass
+            for runner in (world.syncs[name], world.bulks[name]):
+                runner.auto = True
+                while runner.run_one():
+                    pass
         try:
             world.run(12.0, step_s=0.06)
         finally:
@@ -362,6 +365,8 @@ class Explorer:
 
 
 class _WatchedWorld(World):
+    manual_bulk = True
+
     def __init__(
         self, explorer: Explorer, names: str, *, voters: str, seed: int, settings: EngineSettings,
         make: Callable[[EngineParts, EngineSettings], RaftEngine],

@@ -121,6 +121,8 @@ class SimNode:
 
 
 class World:
+    manual_bulk = False  # True: verifying a checkpoint is a step of its own, as a sync is
+
     def __init__(
         self, names: str = "abc", *, voters: str = "", seed: int = 1, settings: EngineSettings | None = None,
         auto_sync: bool = True,
@@ -129,6 +131,7 @@ class World:
         self.settings = settings or EngineSettings()
         self.auto_sync = auto_sync
         self.now = 1000.0
+        self.auto_bulk = auto_sync or not self.manual_bulk
         self.names = list(names)
         self.links: dict[tuple[str, str], deque[bytes]] = {}
         self.swallowed: set[tuple[str, str]] = set()  # one-way cuts: sent, never delivered
@@ -159,7 +162,7 @@ class World:
         clock = NodeClock(self)
         clock.wall_ahead_ns = node.wall_ahead_ns
         runner, bulk = HandRunner(), HandRunner()
-        runner.auto, bulk.auto = self.auto_sync, True
+        runner.auto, bulk.auto = self.auto_sync, self.auto_bulk
         checkpoints = MemoryCheckpoints(host, f"{name}{self.rng.randrange(10**6)}")
         parts = EngineParts(
             identity=Identity(CLUSTER, NodeId(name), incarnation(name, node.life)),

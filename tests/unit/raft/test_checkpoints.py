@@ -65,7 +65,6 @@ def test_s4_a_damaged_checkpoint_is_rejected_and_acknowledges_nothing(name: str)
         before = world.applied("c")
         world.crash("b")  # now a needs c
         world.checkpoints["c"].damage_next = True
-        world.engines["a"].settings  # noqa: B018
         outcomes = world.propose("a", "needs a majority")
         world.connect("a", "c")
         honest = True
