@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 import click
 
 from hypercluster.client.client import Client
+from hypercluster.client.lane_types import Intent
 from hypercluster.client.settings import ClientSettings
-from hypercluster.errors import NoQuorumError
+from hypercluster.errors import NoQuorumError, OutcomeUnknownError
 
 T = TypeVar("T")
 
@@ -28,8 +29,31 @@ timeout_option = click.option(
 )
 
 
-def run_client(settings: ClientSettings, work: Callable[[Client], Awaitable[T]], timeout_s: float | None = None) -> T:
-    """Runs `work` with a client that is closed afterwards."""
+def _parse_intent(_context: click.Context, _parameter: click.Parameter, token: str | None) -> Intent | None:
+    """What an unknown outcome named, as CLIENT:SEQ:BASIS."""
+    if token is None:
+        return None
+    try:
+        return Intent.parse(token)
+    except ValueError as error:
+        raise click.BadParameter(f"{token} is not an intent as an unknown outcome names it") from error
+
+
+intent_option = click.option(
+    "--intent",
+    callback=_parse_intent,
+    metavar="TOKEN",
+    help="After an unknown outcome: the same command again, applied at most once.",
+)
+
+
+def run_client(
+    settings: ClientSettings,
+    work: Callable[[Client], Awaitable[T]],
+    timeout_s: float | None = None,
+    intent: Intent | None = None,
+) -> T:
+    """Runs `work` with a client that is closed afterwards. With `intent` its first command is sent under that key."""
     if timeout_s is not None:
         lane = replace(
             settings.lane,
@@ -39,9 +63,17 @@ def run_client(settings: ClientSettings, work: Callable[[Client], Awaitable[T]],
         settings = replace(settings, lane=lane, read_deadline_s=timeout_s)
 
     async def body() -> T:
-        async with Client(settings) as client:
+        async with Client(settings, resume=intent) as client:
             try:
                 return await work(client)
+            except OutcomeUnknownError as error:
+                notes = getattr(error, "__notes__", [])
+                if notes:
+                    raise OutcomeUnknownError(
+                        f"{error}\n  To learn what became of it, run the same command again with --intent {notes[0]}"
+                        "\n  However often it is sent, it is applied at most once."
+                    ) from error
+                raise
             except NoQuorumError as error:
                 if "(tried " in str(error):
                     raise NoQuorumError(f"{error}\n  See: hypercluster status") from error

@@ -10,10 +10,19 @@ import json
 
 import click
 
-from hypercluster.cli.client_command import json_option, print_json, print_table, read_input, run_client, timeout_option
+from hypercluster.cli.client_command import (
+    intent_option,
+    json_option,
+    print_json,
+    print_table,
+    read_input,
+    run_client,
+    timeout_option,
+)
 from hypercluster.cli.connection import connection_options
 from hypercluster.client.client import Client
 from hypercluster.client.hub import HubValue, HubWritten
+from hypercluster.client.lane_types import Intent
 from hypercluster.client.settings import ClientSettings
 from hypercluster.errors import NotFoundError
 from hypercluster.limits import HUB_PAYLOAD_BYTES_MAX
@@ -74,6 +83,7 @@ def get_command(
 @namespace_option
 @version_option
 @json_option
+@intent_option
 @timeout_option
 @connection_options
 def set_command(
@@ -82,6 +92,7 @@ def set_command(
     namespace: str,
     expected_version: int | None,
     as_json: bool,
+    intent: Intent | None,
     timeout_s: float | None,
     settings: ClientSettings,
 ) -> None:
@@ -95,7 +106,7 @@ def set_command(
     async def work(client: Client) -> HubWritten:
         return await client.hub.set(namespace, hub_key.encode(), payload, expected_version=expected_version)
 
-    _show_written(run_client(settings, work, timeout_s), as_json)
+    _show_written(run_client(settings, work, timeout_s, intent), as_json)
 
 
 @hub.command("del")
@@ -103,6 +114,7 @@ def set_command(
 @namespace_option
 @version_option
 @json_option
+@intent_option
 @timeout_option
 @connection_options
 def del_command(
@@ -110,6 +122,7 @@ def del_command(
     namespace: str,
     expected_version: int | None,
     as_json: bool,
+    intent: Intent | None,
     timeout_s: float | None,
     settings: ClientSettings,
 ) -> None:
@@ -118,7 +131,7 @@ def del_command(
     async def work(client: Client) -> HubWritten:
         return await client.hub.delete(namespace, hub_key.encode(), expected_version=expected_version)
 
-    _show_written(run_client(settings, work, timeout_s), as_json)
+    _show_written(run_client(settings, work, timeout_s, intent), as_json)
 
 
 @hub.command("list")

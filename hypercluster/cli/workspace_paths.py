@@ -14,12 +14,21 @@ from datetime import UTC, datetime
 
 import click
 
-from hypercluster.cli.client_command import json_option, print_json, print_table, read_input, run_client, shown
+from hypercluster.cli.client_command import (
+    intent_option,
+    json_option,
+    print_json,
+    print_table,
+    read_input,
+    run_client,
+    shown,
+)
 from hypercluster.cli.client_command import timeout_option as timeout
 from hypercluster.cli.connection import connection_options
 from hypercluster.cli.words import count, size
 from hypercluster.client.client import Client
 from hypercluster.client.file_ops import FileResult
+from hypercluster.client.lane_types import Intent
 from hypercluster.client.settings import ClientSettings
 from hypercluster.client.workspace import Workspace, is_directory
 from hypercluster.errors import HistoryGoneError
@@ -146,6 +155,7 @@ def put(
 @click.option("--no-replace", is_flag=True, help="Refuse if TARGET exists.")
 @base_option
 @json_option
+@intent_option
 @timeout
 @connection_options
 def mv(
@@ -155,6 +165,7 @@ def mv(
     no_replace: bool,
     base_index: int | None,
     as_json: bool,
+    intent: Intent | None,
     timeout_s: float | None,
     settings: ClientSettings,
 ) -> None:
@@ -164,7 +175,7 @@ def mv(
         opened = await client.open_workspace(name)
         return await opened.rename(source, target, no_replace=no_replace, base_index=base_index)
 
-    _show_result(run_client(settings, work, timeout_s), as_json, f"{source} → {target}")
+    _show_result(run_client(settings, work, timeout_s, intent), as_json, f"{source} → {target}")
 
 
 @click.command("rm")
@@ -218,6 +229,7 @@ async def _empty(opened: Workspace, top: bytes) -> None:
 @click.argument("path")
 @click.option("-s", "symbolic", is_flag=True, help="A symlink; EXISTING is stored as it is.")
 @json_option
+@intent_option
 @timeout
 @connection_options
 def ln(
@@ -226,6 +238,7 @@ def ln(
     path: str,
     symbolic: bool,
     as_json: bool,
+    intent: Intent | None,
     timeout_s: float | None,
     settings: ClientSettings,
 ) -> None:
@@ -237,22 +250,25 @@ def ln(
 
     if symbolic and existing.startswith("/"):
         click.echo(f"note: {existing} is absolute; it may mean something else on another host", err=True)
-    _show_result(run_client(settings, work, timeout_s), as_json, f"{path} → {existing}")
+    _show_result(run_client(settings, work, timeout_s, intent), as_json, f"{path} → {existing}")
 
 
 @click.command("mkdir")
 @click.argument("name")
 @click.argument("path")
 @json_option
+@intent_option
 @timeout
 @connection_options
-def mkdir(name: str, path: str, as_json: bool, timeout_s: float | None, settings: ClientSettings) -> None:
+def mkdir(
+    name: str, path: str, as_json: bool, intent: Intent | None, timeout_s: float | None, settings: ClientSettings
+) -> None:
     """Make a directory."""
 
     async def work(client: Client) -> FileResult:
         return await (await client.open_workspace(name)).mkdir(path)
 
-    _show_result(run_client(settings, work, timeout_s), as_json, path)
+    _show_result(run_client(settings, work, timeout_s, intent), as_json, path)
 
 
 @click.command("stat")

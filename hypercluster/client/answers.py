@@ -77,7 +77,10 @@ def raise_unless_ok(settled: Settled, what: str) -> Settled:
             raise refusal(settled, what)
         case Verdict.UNKNOWN:
             words = settled.message or "no answer came in time"
-            raise errors.OutcomeUnknownError(f"{what}: it may or may not have been done: {words}")
+            error = errors.OutcomeUnknownError(f"{what}: it may or may not have been done: {words}")
+            if settled.intent is not None:
+                error.add_note(settled.intent.token())
+            raise error
         case Verdict.NOT_DONE:
             kind = ERRORS.get(reason_name(settled.reason), errors.TurnedAwayError)
             message = f"{what}: not done: {settled.message or reason_name(settled.reason)}"

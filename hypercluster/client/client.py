@@ -23,7 +23,7 @@ from blake3 import blake3
 from hypercluster import errors
 from hypercluster.client.answers import raise_unless_ok
 from hypercluster.client.hub import Hub
-from hypercluster.client.lane_types import Journal
+from hypercluster.client.lane_types import Intent, Journal
 from hypercluster.client.nodes import Nodes
 from hypercluster.client.settings import ClientSettings
 from hypercluster.client.stream import CommandStream, LanePort
@@ -68,12 +68,15 @@ class Client:
         name: str = "",
         journal: Journal | None = None,
         rng: random.Random | None = None,
+        resume: Intent | None = None,
     ) -> None:
-        """`name` is the worker's, for ids that differ between workers; `rng` only spreads retries."""
+        """`name` is the worker's, for ids that differ between workers; `rng` only spreads retries. With `resume` the
+        first command on lane 0 is sent under that key."""
         self.settings = settings
         self._name = name
         self._instance = os.urandom(16)
         self._lanes_made = 0
+        self._resume = resume
         self._rng = rng or random.Random(int.from_bytes(os.urandom(8), "big"))
         origin = origin_pb.Origin(agent=settings.agent) if settings.agent else None
         self.nodes = Nodes(settings, self._rng)
@@ -100,7 +103,8 @@ class Client:
         """Lane `number` of this client, opened when first asked for. Order holds within a lane only."""
         errors.check(0 <= number < LANES_MAX, "a client has a bounded number of lanes")
         while len(self._ports) <= number:
-            self._ports.append(self._stream.open_lane(self._new_client_id))
+            resume = self._resume if not self._ports else None
+            self._ports.append(self._stream.open_lane(self._new_client_id, resume))
         return self._ports[number]
 
     def known_index(self) -> int:

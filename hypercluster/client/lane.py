@@ -19,6 +19,7 @@ from hypercluster.client.lane_types import (
     Answer,
     Entry,
     Instruction,
+    Intent,
     Journal,
     LaneSettings,
     NeedChunks,
@@ -47,12 +48,14 @@ class Lane:
         *,
         settings: LaneSettings | None = None,
         journal: Journal | None = None,
+        resume: Intent | None = None,
     ) -> None:
+        """With `resume` the first command is sent under that key: another run did not learn its outcome."""
         self._new_client_id = new_client_id
         self._rng = rng
         self._settings = settings or LaneSettings()
         self._journal = journal
-        self._known_index = 0
+        self.known_index = 0  # the highest Raft index heard of: the basis of what is sent first from now on
         self._ticket_last = 0
         self._message_last = 0
         self._connected = False
@@ -61,7 +64,13 @@ class Lane:
         self._led_ns = 0
         self._out: list[Instruction] = []
         self._entries: dict[int, Entry] = {}
+        self._first_basis = -1
         self._start_over()
+        if resume is not None:
+            self.client_id = ClientId(resume.client_id)
+            self._head = self._cursor = resume.seq
+            self._tail = resume.seq - 1
+            self._first_basis = resume.basis
 
     def _start_over(self) -> None:
         """A new client_id: the key of every earlier command is behind us for good."""
@@ -85,10 +94,6 @@ class Lane:
     @property
     def has_room(self) -> bool:
         return len(self._entries) < self._settings.window
-
-    @property
-    def known_index(self) -> int:
-        return self._known_index
 
     def next_deadline_ns(self) -> int | None:
         """When `advance` has to be called at the latest, if nothing else happens."""
@@ -116,7 +121,7 @@ class Lane:
 
     def known(self, raft_index: int) -> None:
         """A Raft index that the cluster is known to have reached: the basis of commands not yet sent."""
-        self._known_index = max(self._known_index, raft_index)
+        self.known_index = max(self.known_index, raft_index)
 
     def connected(self, now_ns: int) -> None:
         """A stream is open, and nothing has been sent on it."""
@@ -306,13 +311,13 @@ class Lane:
         for entry in list(self._entries.values()):
             if entry.done:
                 continue
+            intent = Intent(self.client_id, entry.seq, max(0, entry.basis))
             if entry is broken:
-                reason = entry.refusal or command_pb.REASON_OUTCOME_UNKNOWN
-                self._settle(now_ns, entry, Settled(entry.ticket, verdict, reason, entry.refusal_words))
+                reason, words = entry.refusal or command_pb.REASON_OUTCOME_UNKNOWN, entry.refusal_words
+                self._settle(now_ns, entry, Settled(entry.ticket, verdict, reason, words, intent=intent))
             elif entry.tainted or entry.message:
-                words = "an earlier command of this lane has no known outcome"
-                settled = Settled(entry.ticket, Verdict.UNKNOWN, command_pb.REASON_OUTCOME_UNKNOWN, words)
-                self._settle(now_ns, entry, settled)
+                reason, words = command_pb.REASON_OUTCOME_UNKNOWN, "an earlier command has no known outcome"
+                self._settle(now_ns, entry, Settled(entry.ticket, Verdict.UNKNOWN, reason, words, intent=intent))
             else:
                 words = f"an earlier command of this lane ended with {reason_name(broken.refusal)}"
                 settled = Settled(entry.ticket, Verdict.NOT_DONE, command_pb.REASON_OUTCOME_UNKNOWN, words)
@@ -325,6 +330,7 @@ class Lane:
         self._tail += 1
         entry.seq = self._tail
         self._entries[entry.seq] = entry
+        entry.basis, self._first_basis = self._first_basis, -1
         if self._journal is not None:
             self._journal.record("invoke", now_ns, self.client_id, entry.seq, entry.command, None)
 
@@ -371,7 +377,7 @@ class Lane:
 
     def _message(self, run: list[Entry]) -> Send:
         first = run[0]
-        basis = first.basis if first.basis >= 0 else self._known_index
+        basis = first.basis if first.basis >= 0 else self.known_index
         self._message_last += 1
         for entry in run:
             entry.basis = basis

@@ -93,6 +93,28 @@ class LaneSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Intent:
+    """The whole key of one command: sent again with it and the same bytes, the command is applied at most once, and
+    answers as it did the first time (D-7, WS-12). The basis is the one it was first sent with."""
+
+    client_id: bytes
+    seq: int
+    basis: int
+
+    def token(self) -> str:
+        return f"{self.client_id.hex()}:{self.seq}:{self.basis}"
+
+    @staticmethod
+    def parse(token: str) -> Intent:
+        """Raises ValueError."""
+        client_id, seq, basis = token.split(":")
+        intent = Intent(bytes.fromhex(client_id), int(seq), int(basis))
+        if len(intent.client_id) != 16 or intent.seq < 1 or intent.basis < 0:
+            raise ValueError("out of range")
+        return intent
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Put `payload`, a serialized Submit, on the open stream."""
 
@@ -112,6 +134,7 @@ class Settled:
     raft_index: int = 0
     version: int = 0
     file: file_pb.FileAck | None = None
+    intent: Intent | None = None  # of an unknown outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import grpc
 
 from hypercluster.client.lane import Lane
-from hypercluster.client.lane_types import Journal, NeedChunks, Redirect, Send, Settled, SlowDown, Verdict
+from hypercluster.client.lane_types import Intent, Journal, NeedChunks, Redirect, Send, Settled, SlowDown, Verdict
 from hypercluster.client.nodes import Nodes
 from hypercluster.client.pacing import Pacer
 from hypercluster.errors import HyperClusterError, TurnedAwayError
@@ -114,8 +114,9 @@ class CommandStream:
         if self._closed:
             raise TurnedAwayError("the client is closed")
 
-    def open_lane(self, new_client_id: Callable[[], ClientId]) -> LanePort:
-        lane = Lane(new_client_id, self._rng, settings=self._nodes.settings.lane, journal=self._journal)
+    def open_lane(self, new_client_id: Callable[[], ClientId], resume: Intent | None = None) -> LanePort:
+        settings = self._nodes.settings.lane
+        lane = Lane(new_client_id, self._rng, settings=settings, journal=self._journal, resume=resume)
         port = LanePort(self, lane)
         if self._call is not None:
             lane.connected(time.monotonic_ns())

@@ -19,7 +19,7 @@ from hypercluster.client.chunking import hash_of
 from hypercluster.client.client import Client
 from hypercluster.client.export_tree import export_tree
 from hypercluster.client.import_tree import import_tree
-from hypercluster.client.lane_types import S_NS, LaneSettings
+from hypercluster.client.lane_types import S_NS, Intent, LaneSettings
 from hypercluster.client.sync_client import SyncClient
 from hypercluster.client.workspace_check import compare_nodes
 from hypercluster.errors import MalformedError, NoQuorumError, NotFoundError, OutcomeUnknownError, RefusedError
@@ -191,6 +191,21 @@ async def test_hub_values_and_levels(client: Client) -> None:
     assert not (await client.hub.get("metadata", b"list/00")).found
     with pytest.raises(RefusedError, match="namespace"):
         await client.hub.set("nonsense", b"k", b"1")
+
+
+@pytest.mark.req("D-7", "WS-12")
+async def test_an_intent_sent_by_another_run_is_answered_as_the_first_time(cluster: Cluster, client: Client) -> None:
+    await client.hub.set("metadata", b"intent", b"0")
+    intent = Intent.parse(Intent(os.urandom(16), 5, client.known_index()).token())
+    answers = []
+    for _ in range(3):
+        async with Client(cluster.client_settings(), resume=intent) as run:
+            answers.append(await run.hub.set("metadata", b"intent", b"1"))
+    assert answers[0] == answers[1] == answers[2]
+    async with Client(cluster.client_settings(), resume=intent) as run:
+        with pytest.raises(RefusedError, match="key") as conflict:
+            await run.hub.set("metadata", b"intent", b"2")
+    assert conflict.value.reason == "IDEMPOTENCY_CONFLICT"
 
 
 @pytest.mark.req("WS-60")

@@ -8,7 +8,7 @@ from collections import deque
 import pytest
 
 from hypercluster.client.lane import Lane
-from hypercluster.client.lane_types import LaneSettings, NeedChunks, Redirect, Send, Settled, SlowDown, Verdict
+from hypercluster.client.lane_types import Intent, LaneSettings, NeedChunks, Redirect, Send, Settled, SlowDown, Verdict
 from hypercluster.pb.v1 import command_pb2 as command_pb
 from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
 from hypercluster.values import ClientId
@@ -253,6 +253,7 @@ def test_an_unknown_outcome_stays_unknown_when_time_is_up_and_nothing_overtakes_
     behind = lane.submit(now + MS, b"b")
     settled = [i for i in lane.advance(now + 30_001 * MS) if isinstance(i, Settled)]
     assert [(s.ticket, s.verdict) for s in settled] == [(ticket, Verdict.UNKNOWN), (behind, Verdict.NOT_DONE)]
+    assert settled[0].intent == Intent(old_id, 2, 5)
     assert lane.client_id != old_id
 
 
@@ -373,3 +374,19 @@ def test_every_reason_of_the_contract_has_an_answer() -> None:
     from hypercluster.client.lane_types import ANSWERS
 
     assert set(ANSWERS) == {v.number for v in command_pb.Reason.DESCRIPTOR.values}
+
+
+@pytest.mark.req("D-7", "WS-12")
+def test_an_intent_of_another_run_is_sent_as_it_was() -> None:
+    intent = Intent(b"i" * 16, 7, 42)
+    lane = Lane(lambda: ClientId(b"n" * 16), random.Random(1), resume=intent)
+    lane.known(99)
+    lane.connected(0)
+    lane.submit(0, b"a")
+    lane.submit(0, b"b")
+    (first,) = sends(lane, 0)
+    assert (first.client_id, first.first_seq, first.floor, first.basis) == (b"i" * 16, 7, 6, 42)
+    assert list(first.commands) == [b"a"]
+    lane.acks(0, answer(first, raft_index=100))
+    (second,) = sends(lane, 0)
+    assert (second.first_seq, second.basis, list(second.commands)) == (8, 100, [b"b"])
