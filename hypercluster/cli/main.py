@@ -2,7 +2,7 @@
 
 Owns: the list of commands, and what an error becomes: words on stderr and an exit code.
 Never: does a command's work; each lives in a module of its own, loaded when it is called.
-Exit codes: 0 ok; 1 refused, nothing changed; 2 usage; 3 unknown outcome, safe to run again with the same key;
+Exit codes: 0 ok; 1 refused, nothing changed; 2 usage; 3 unknown outcome, safe to run again with the same intent;
 4 the node had to stop.
 """
 
@@ -63,7 +63,7 @@ def cli() -> None:
     Start here: `hypercluster dev` runs three nodes on this machine. In another terminal, `hypercluster status` shows
     them and `hypercluster workspace import demo ./src` puts a tree into the cluster.
 
-    Exit codes: 0 ok, 1 refused, 2 usage, 3 unknown outcome (safe to run again with the same --key), 4 a node stopped.
+    Exit codes: 0 ok, 1 refused, 2 usage, 3 unknown outcome (safe to run again with --intent), 4 a node stopped.
     """
 
 
