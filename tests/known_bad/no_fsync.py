@@ -1,7 +1,9 @@
-"""A known-bad build: the log believes that what it wrote is durable, and never asks the disk (CH-10, CL-2).
+"""Known-bad builds of the log: it believes that what it wrote is durable (CH-10, CL-2).
 
-`install()` patches this process for good, for the entry point of a test build: every sync that the log asks of its
-disk, of a file or of a directory, returns at once. The product has no setting that does this.
+Each patches this process for good, for the entry point of a test build. `install()`: every sync that the log asks of
+its disk, of a file or of a directory, returns at once. `install_durable_at_once()`: the disk is asked, and the answer
+not awaited: what is appended counts as durable, for the leader's own count and for apply. The product has no setting
+that does either.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 from hypercluster.storage.disk import PosixDisk, PosixFile
 from hypercluster.storage.wal.log import Wal
 from hypercluster.storage.wal.types import OpenReport
+from hypercluster.values import Index
 
 
 class _UnsyncedFile(PosixFile):
@@ -40,3 +43,11 @@ def _open_unsynced(_disk: PosixDisk, directory: str, **settings: Any) -> tuple[W
 
 def install() -> None:
     Wal.open = _open_unsynced  # type: ignore[method-assign, assignment]
+
+
+def _last_index(wal: Wal) -> Index:
+    return wal.last_index
+
+
+def install_durable_at_once() -> None:
+    Wal.durable_index = property(_last_index)  # type: ignore[method-assign, assignment]

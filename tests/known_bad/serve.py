@@ -22,7 +22,7 @@ def _ablation(name: str) -> Callable[[], None]:
 BAD: dict[str, Callable[[], None]] = {
     "ack_before_sync": _ablation("DUR"),
     "dedupe_off": dedupe_off.install,
-    "leader_counts_unsynced": _ablation("DUR-leader"),
+    "durable_at_once": no_fsync.install_durable_at_once,
     "no_fsync": no_fsync.install,
 }
 
