@@ -184,7 +184,10 @@ async def test_a_graceful_stop_hands_leadership_over(cluster: Cluster) -> None:
     leader = await cluster.leader()
     await write_until_acknowledged(cluster, 1, 1, "a", '"1"')
     term = (await cluster.status(leader)).term  # type: ignore[union-attr]
-    stopping = asyncio.create_task(cluster.stop(leader))
+    stream = commands(cluster, leader).Stream()
+    await stream.write(message(2, 1, "b", '"1"'))
+    assert not any((await stream.read()).acks[0].reason)
+    stopping = asyncio.create_task(cluster.stop(leader, 10.0))  # with a client that never ends its stream
     node, seq, gaps_s = leader, 1, []
     while node == leader:
         seq += 1
@@ -196,6 +199,50 @@ async def test_a_graceful_stop_hands_leadership_over(cluster: Cluster) -> None:
     after = await cluster.status(node)
     assert after is not None and after.term == term + 1
     assert '"leadership handed over", "outcome": "None"' in cluster.log(leader)
+
+
+@pytest.mark.req("CL-10", "CL-11", "D-11")
+async def test_cut_off_nodes_depose_nobody_and_a_minority_serves_nothing_new(cluster: Cluster) -> None:
+    await write_until_acknowledged(cluster, 1, 1, "a", '"1"')
+    leader = await cluster.leader()
+    followers = [name for name in cluster.plans if name != leader]
+    term = (await cluster.status(leader)).term  # type: ignore[union-attr]
+
+    cluster.pause(followers[0])
+    await silence(cluster, leader, followers[0], 1_500)
+    cluster.resume(followers[0])
+    acks = await write(cluster, leader, 1, 2, "a", '"2"')
+    assert not acks.reason
+    await cluster.all_applied(acks.raft_index)
+    after = await cluster.status(leader)
+    assert after is not None and (after.role, after.term) == ("leader", term), "it came back and deposed nobody"
+
+    for name in followers:
+        cluster.pause(name)
+    began_s = time.monotonic()
+    with pytest.raises(grpc.aio.AioRpcError) as unconfirmed:
+        await read(cluster, leader, "a")
+    assert reason_of(unconfirmed.value) in {"NOT_LEADER", "NO_QUORUM", "BEHIND"}
+    while (status := await cluster.status(leader)) is not None and status.role == "leader":
+        assert time.monotonic() - began_s < 2 * 0.8 + 1.0, "a leader without a majority steps down"
+    refused = await write(cluster, leader, 1, 3, "a", '"3"')
+    assert list(refused.reason) == [REASONS["NOT_LEADER"]]
+    stale = await read(cluster, leader, "a", level=2)
+    assert stale.records[0].payload == b'"2"', "a minority goes on to serve stale reads"
+    for name in followers:
+        cluster.resume(name)
+    await write_until_acknowledged(cluster, 1, 3, "a", '"3"')
+
+
+async def silence(cluster: Cluster, leader: str, peer: str, span_ms: int) -> None:
+    """Until the leader has not heard of `peer` for so long."""
+    end = time.monotonic() + 10
+    while True:
+        status = await cluster.status(leader)
+        if status is not None and any(p.node_id == peer and p.last_contact_ms > span_ms for p in status.peers):
+            return
+        assert time.monotonic() < end
+        await asyncio.sleep(0.02)
 
 
 async def test_a_restart_of_all_keeps_everything(cluster: Cluster) -> None:
