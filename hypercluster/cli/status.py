@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from hypercluster.pb.v1.cluster_pb2 import NodeStatus
 
 EXIT_UNHEALTHY = 1
 LAG_NOTED_ENTRIES = 1_000
+PIPE_COLUMNS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ def status(as_json: bool, settings: ClientSettings) -> int:
     if as_json:
         click.echo(json.dumps(as_dict(overview), indent=2))
     else:
-        show(overview, Console(highlight=False))
+        # Into a pipe or a file nothing is folded at some terminal's width.
+        show(overview, Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS))
     return 0 if overview.health == "healthy" else EXIT_UNHEALTHY
 
 
@@ -103,11 +106,16 @@ def add_up(said: dict[str, NodeStatus | None], words: dict[str, str]) -> Overvie
         found = answers.get(member.node_id)
         if found is None:
             silent.discard(member.client_address)
-            why = words.get(member.client_address, "its client address is not known")
-            nodes.append(Seen(member.node_id, member.client_address, None, f"UNREACHABLE: {why}"))
+            why = words.get(member.client_address, "client address is not known")
+            nodes.append(
+                Seen(member.node_id, member.client_address, None, f"UNREACHABLE: {member.client_address} {why}")
+            )
         else:
             nodes.append(Seen(member.node_id, found[0], found[1], _state(found[1], leader)))
-    nodes += [Seen("?", address, None, f"UNREACHABLE: {words.get(address, 'no answer')}") for address in sorted(silent)]
+    nodes += [
+        Seen("?", address, None, f"UNREACHABLE: {address} {words.get(address, 'does not answer')}")
+        for address in sorted(silent)
+    ]
     voters = {p.node_id for p in newest.peers if p.suffrage == "voter"} if newest is not None else set()
     ok = sum(1 for seen in nodes if seen.name in voters and seen.state == "ok")
     return Overview(leader, tuple(nodes), len(voters), ok)
