@@ -30,6 +30,7 @@ RECORD_MAGIC: Final = 0x48434348
 RECORD_HEADER: Final = struct.Struct(">III32s")
 CHECKED: Final = struct.Struct(">I32s")
 HASH_BYTES: Final = 32
+SCAN_WINDOW_BYTES: Final = 16 * CHUNK_BYTES_MAX  # read at a time while segments are scanned
 SUFFIX: Final = ".chunks"
 
 
@@ -85,15 +86,19 @@ def encode_record(chunk_hash: ChunkHash, content: bytes) -> bytes:
     return header + content
 
 
-def read_record(file: File, offset: int) -> tuple[ChunkHash, bytes] | None:
-    """The record at `offset`, or None when none is whole there."""
-    raw = file.pread(RECORD_HEADER.size + CHUNK_BYTES_MAX, offset)
-    if len(raw) < RECORD_HEADER.size:
+def read_record(file: File, offset: int, length: int) -> tuple[ChunkHash, bytes] | None:
+    """The record at `offset` with `length` bytes of content, or None when none is whole there."""
+    return _parse(file.pread(RECORD_HEADER.size + length, offset), 0)
+
+
+def _parse(raw: bytes, at: int) -> tuple[ChunkHash, bytes] | None:
+    begin = at + RECORD_HEADER.size
+    if len(raw) < begin:
         return None
-    magic, length, crc, chunk_hash = RECORD_HEADER.unpack_from(raw)
+    magic, length, crc, chunk_hash = RECORD_HEADER.unpack_from(raw, at)
     if magic != RECORD_MAGIC or length > CHUNK_BYTES_MAX:
         return None
-    content = raw[RECORD_HEADER.size : RECORD_HEADER.size + length]
+    content = raw[begin : begin + length]
     if len(content) != length or _record_crc(chunk_hash, content) != crc:
         return None
     return ChunkHash(chunk_hash), content
@@ -101,9 +106,15 @@ def read_record(file: File, offset: int) -> tuple[ChunkHash, bytes] | None:
 
 def scan(file: File, number: int, start: int) -> Iterator[tuple[ChunkHash, bytes, Place]]:
     """Whole records from `start` on, up to the first that is not."""
-    offset = start
-    while (record := read_record(file, offset)) is not None:
+    offset, window, at = start, b"", 0
+    while True:
+        if len(window) - at < RECORD_HEADER.size + CHUNK_BYTES_MAX:  # the next record may go on behind the window
+            window, at = file.pread(SCAN_WINDOW_BYTES, offset), 0
+        record = _parse(window, at)
+        if record is None:
+            return
         chunk_hash, content = record
         place = Place(number, offset, len(content))
         yield chunk_hash, content, place
         offset += place.record_bytes
+        at += place.record_bytes

@@ -280,7 +280,7 @@ class ChunkStore:
 
     def _read(self, place: Place) -> tuple[ChunkHash, bytes] | None:
         try:
-            return read_record(self._files.reader(place.segment), place.offset)
+            return read_record(self._files.reader(place.segment), place.offset, place.length)
         except FileNotFoundError:
             return None
 

@@ -169,6 +169,53 @@ def test_tables_of_the_checkpoint_before_are_not_hashed_again(tmp_path: Path, mo
 
 
 @pytest.mark.req("CL-8")
+def test_a_state_that_went_on_before_it_was_linked_costs_the_checkpoint(tmp_path: Path) -> None:
+    node = RealNode(tmp_path / "node")
+    commit(node, 1)
+    answers: list[object] = []
+    node.storage.checkpoints.create(Index(1), Term(1), MEMBERSHIP, answers.append)
+    commit(node, 2)
+    node.storage.store.flush()  # what a caller that ignores a stall brings about
+    node.runner.run()
+    assert answers == [None]
+    assert os.listdir(node.storage.paths.staging) == []
+    node.storage.checkpoints.create(Index(2), Term(1), MEMBERSHIP, answers.append)
+    node.runner.run()
+    assert node.storage.checkpoints.latest() == answers[1]
+    node.storage.close()
+
+
+@pytest.mark.req("CL-8")
+def test_the_old_state_is_kept_until_the_new_one_is_in_its_place(tmp_path: Path) -> None:
+    sender = RealNode(tmp_path / "sender")
+    commit(sender, 5)
+    sender.storage.checkpoints.create(Index(5), Term(1), MEMBERSHIP, lambda _meta: None)
+    sender.runner.run()
+    meta = sender.storage.checkpoints.latest()
+    assert meta is not None
+    tree, runner = RecordingTree(), StepRunner()
+    node = open_node(tmp_path / "node", tree, runner)
+    receiver = node.checkpoints.receive(meta)
+    receiver.write(0, sender.storage.checkpoints.read_piece(meta.checkpoint_id, 0, meta.bytes_total) or b"")
+    receiver.verify()
+    tree.steps.clear()
+    receiver.install()
+    paths = node.paths
+    steps = [
+        ("rename", paths.plan),
+        ("rename", paths.checkpoint(meta.checkpoint_id)),
+        ("syncdir", paths.state_new),
+        ("rename", paths.state_old),
+        ("rename", paths.state),
+        ("remove", paths.state_old),
+        ("unlink", paths.plan),
+    ]
+    assert [step for step in tree.steps if step in steps] == steps
+    node.close()
+    sender.storage.close()
+
+
+@pytest.mark.req("CL-8")
 def test_no_step_of_a_checkpoint_forks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_fork() -> int:
         raise AssertionError("os.fork was called")
@@ -231,7 +278,7 @@ def test_a_damaged_or_newer_plan_is_refused(tmp_path: Path, monkeypatch: pytest.
     raw = bytearray(Path(paths.plan).read_bytes())
     raw[rng.randrange(len(raw))] ^= 1
     Path(paths.plan).write_bytes(raw)
-    with pytest.raises(DamagedError, match=r"install.plan.*hypercluster join"):
+    with pytest.raises(DamagedError, match=r"install.plan.*hypercluster node rejoin"):
         open_node(tmp_path, DirectoryTree(), StepRunner())
 
 

@@ -226,7 +226,7 @@ def test_damage_names_the_directory_and_the_way_out(tmp_path: Path) -> None:
     commit(store, 1)
     store.close()
     (tmp_path / "state" / "CURRENT").write_bytes(b"nonsense")
-    with pytest.raises(DamagedError, match=r"state.*hypercluster join"):
+    with pytest.raises(DamagedError, match=r"state.*hypercluster node rejoin"):
         RocksStore(str(tmp_path / "state"), SMALL)
 
 
