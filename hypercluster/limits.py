@@ -24,7 +24,8 @@ APPEND_FRAME_BYTES_MAX: Final = 4 * MIB  # one append frame between peers
 PEER_FRAME_BYTES_MAX: Final = 8 * MIB  # whatever a peer may send in one message
 PEER_MESSAGE_FRAMES_MAX: Final = 1_024  # frames that travel together
 PEER_CONNECTIONS_MAX: Final = 128  # to the peer port, strangers included; 13 peers at most have a use for one
-PEER_HELLO_BYTES_MAX: Final = 1 * KIB
+PEER_HELLO_BYTES_MAX: Final = 2 * KIB
+QUARANTINED_MAX: Final = 32  # commands refused as INTERNAL (CL-16); a hello lists them
 PEER_IN_FLIGHT_BYTES_MAX: Final = 32 * MIB  # unacknowledged bytes to one peer
 CLIENT_MESSAGE_BYTES_MAX: Final = 2 * MIB
 SNAPSHOT_PIECE_BYTES: Final = 512 * KIB
@@ -60,6 +61,9 @@ FILE_SIZE_MAX: Final = (1 << 63) - 1
 COALESCE_EXTENTS: Final = 16  # WS-13: the last this many small contiguous extents become one chunk
 COALESCE_EXTENT_BYTES_MAX: Final = 8 * KIB
 COALESCE_TOTAL_BYTES_MAX: Final = 64 * KIB
+RECENT_BYTES_MAX: Final = 16 * MIB  # of small chunks a workspace keeps in its state, to coalesce them
+RECENT_CHUNKS_MAX: Final = 65_536
+OPEN_WORKSPACES_MAX: Final = 256  # kept as objects by a node
 NLINK_MAX: Final = 65_000
 
 # Node queues (CL-13, WS-34).
@@ -129,6 +133,7 @@ LEARNERS_MAX: Final = 7
 NODE_ID_BYTES_MAX: Final = 64
 NODE_ADDRESS_BYTES_MAX: Final = 255
 APPEND_ENTRIES_MAX: Final = 4_096  # entries in one append frame
+PROMOTE_RETRY_MS: Final = 1_000  # a learner whose promotion was refused is asked for again after this
 PROMOTE_LAG_ENTRIES_MAX: Final = 1_000  # a learner further behind is not promoted
 HELD_FRAMES_MAX: Final = 4_096  # frames that wait for a sync
 

@@ -14,12 +14,11 @@ from struct import Struct
 from typing import Final
 
 from hypercluster.errors import check
+from hypercluster.limits import RECENT_BYTES_MAX, RECENT_CHUNKS_MAX
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Family
 from hypercluster.state_machine.workspace.records import RECENT, RECENT_QUEUE, Header, numbered_key
 
-RECENT_BYTES_MAX: Final = 16 * 1024 * 1024
-RECENT_CHUNKS_MAX: Final = 65_536
 _EVICTED_MAX: Final = 16  # entries looked at by one command
 
 _NUMBER: Final = Struct(">Q")

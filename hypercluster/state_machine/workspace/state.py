@@ -8,13 +8,12 @@ object can be dropped between entries and made again from the store with nothing
 
 from __future__ import annotations
 
+from hypercluster.limits import OPEN_WORKSPACES_MAX
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Family
 from hypercluster.state_machine.workspace.chunks import ChunkLedger, OrganisationAccount
 from hypercluster.state_machine.workspace.merkle import MerkleTree
 from hypercluster.state_machine.workspace.records import Header, decode_header, header_key
-
-OPEN_WORKSPACES_MAX = 256
 
 _DERIVED = "workspace"
 _ACCOUNTS = "workspace accounts"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from blake3 import blake3
 
 from hypercluster.errors import MalformedError
 from hypercluster.pb.v1.workspace_command_pb2 import LogBatch, LogRecord
 from hypercluster.state_machine.overlay import Overlay
-from hypercluster.state_machine.store import Change, Family
-from hypercluster.state_machine.workspace import replay, take_replayed
+from hypercluster.state_machine.store import Change, Family, MemoryStore
+from hypercluster.state_machine.workspace import replay, state, take_replayed
 from hypercluster.state_machine.workspace.extents import Extent
 from hypercluster.state_machine.workspace.queries import list_directory, read_header, resolve
 from hypercluster.state_machine.workspace.records import inode_key
@@ -181,3 +183,25 @@ def test_paths_resolve_without_following_symlinks(site: Site) -> None:
     assert found(b"/d/none") == 2
     assert found(b"/d/f/x") == found(b"/l/f") == 20
     assert found(b"/" + b"x" * 4_096) == 36
+
+
+@pytest.mark.req("D-4")
+def test_more_workspaces_than_are_kept_open_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    warm, cold = Site(), Site()
+    ids: list[bytes] = []
+    for number in range(6):
+        ids.append(warm.found(f"w{number}").inode_id)
+        cold.found(f"w{number}")
+    for number in range(60):
+        command = ops.create(ROOT, b"%d" % number)
+        warm.workspace_id = cold.workspace_id = ids[number * 5 % 6]
+        expected = warm.done(command)
+        with monkeypatch.context() as patch:
+            patch.setattr(state, "OPEN_WORKSPACES_MAX", number % 3)
+            assert cold.done(command) == expected
+    assert list(dump(warm)) == list(dump(cold))
+
+
+def dump(site: Site) -> Iterator[Change]:
+    assert isinstance(site.store, MemoryStore)
+    return site.store.items()
