@@ -138,6 +138,16 @@ class Client:
         }[level]
         return options
 
+    async def intent_status(self, intent: Intent) -> tuple[bool, int]:
+        """(whether it was judged, as of which Raft index). "No" is final for that index only (WS-4): the command may
+        still be on its way."""
+        request = workspace_pb2.IntentStatusRequest(client_id=intent.client_id, client_seq=intent.seq)
+        answer: workspace_pb2.IntentStatusResponse = await self.nodes.read(
+            lambda channel, timeout: workspace_service(channel).IntentStatus(request, timeout=timeout),
+            "ask what became of a command",
+        )
+        return answer.intent == workspace_pb2.INTENT_STATE_COMMITTED, answer.state.applied_index
+
     # --- workspaces ---------------------------------------------------------------------------------
 
     async def workspaces(self, level: ReadLevel = ReadLevel.LINEARIZABLE) -> list[workspace_pb2.WorkspaceSummary]:

@@ -21,7 +21,7 @@ from hypercluster.client.lane import Lane
 from hypercluster.client.lane_types import Intent, Journal, NeedChunks, Redirect, Send, Settled, SlowDown, Verdict
 from hypercluster.client.nodes import Nodes
 from hypercluster.client.pacing import Pacer
-from hypercluster.errors import HyperClusterError, TurnedAwayError
+from hypercluster.errors import HyperClusterError, InvariantError, TurnedAwayError, check
 from hypercluster.pb.v1 import command_pb2 as command_pb
 from hypercluster.pb.v1 import origin_pb2 as origin_pb
 from hypercluster.values import ClientId
@@ -57,6 +57,7 @@ class LanePort:
         """Waits for room in the window, then for the outcome. Cancelling the wait does not recall the command."""
         async with self._turn:
             while not self.lane.has_room:
+                self._stream.check_open()
                 self.room.clear()
                 await self.room.wait()
             future = self._take(command, workspace_id, chunks, upload)
@@ -77,6 +78,13 @@ class LanePort:
             self.content[ticket] = (chunks, upload)
         self._stream.wake()
         return future
+
+    def fail_all(self, error: BaseException) -> None:
+        futures, self.futures = list(self.futures.values()), {}
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
+        self.room.set()
 
     def settle(self, settled: Settled) -> None:
         self.content.pop(settled.ticket, None)
@@ -104,13 +112,25 @@ class CommandStream:
         self._address = ""
         self._heard_ns = 0
         self._closed = False
+        self._defect: BaseException | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._uploads: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._pump_loop()), asyncio.create_task(self._connect_loop())]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A loop that ends by itself is a defect: whoever waits must hear of it, and not wait for ever."""
+        if task.cancelled() or task.exception() is None:
+            return
+        self._defect = task.exception()
+        for port in self._ports:
+            port.fail_all(InvariantError(f"the client's stream ended by a defect: {self._defect!r}"))
 
     def check_open(self) -> None:
+        check(self._defect is None, f"the client's stream ended by a defect: {self._defect!r}")
         if self._closed:
             raise TurnedAwayError("the client is closed")
 

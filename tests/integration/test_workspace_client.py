@@ -202,6 +202,10 @@ async def test_an_intent_sent_by_another_run_is_answered_as_the_first_time(clust
         async with Client(cluster.client_settings(), resume=intent) as run:
             answers.append(await run.hub.set("metadata", b"intent", b"1"))
     assert answers[0] == answers[1] == answers[2]
+    async with Client(cluster.client_settings()) as run:
+        assert (await run.intent_status(intent))[0]
+        judged, index = await run.intent_status(replace(intent, seq=6))
+        assert (judged, index >= answers[0].raft_index) == (False, True)
     async with Client(cluster.client_settings(), resume=intent) as run:
         with pytest.raises(RefusedError, match="key") as conflict:
             await run.hub.set("metadata", b"intent", b"2")

@@ -24,7 +24,7 @@ from hypercluster.client.worker.rebuild import Rebuild
 from hypercluster.client.worker.state import Failure, WorkerState, WorkerStatus, write_status
 from hypercluster.client.worker.thread import MirrorThread
 from hypercluster.client.worker.verify import Verification, verify
-from hypercluster.errors import HistoryChangedError, HyperClusterError, NotFoundError, check
+from hypercluster.errors import DamagedError, HistoryChangedError, HyperClusterError, NotFoundError, check
 from hypercluster.limits import MIB
 from hypercluster.pb.v1 import workspace_pb2
 from hypercluster.pb.v1.workspace_command_pb2 import LogRecord
@@ -100,10 +100,13 @@ class Worker:
     async def run(self) -> None:
         """Follows the workspace until it is cancelled. Raises what no retry can mend."""
         self._reports = True
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._session_loop())
-            group.create_task(self._status_loop())
-            await self._follow()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._session_loop())
+                group.create_task(self._status_loop())
+                await self._follow()
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
 
     async def clear_failure(self, *, rebuild: bool) -> None:
         """The operator's word that a failure is understood (WS-5). With `rebuild` the mirror is built anew."""
@@ -154,7 +157,8 @@ class Worker:
             except HistoryChangedError:
                 await self._forget()
                 continue
-            except HyperClusterError as error:
+            except (HyperClusterError, DamagedError) as error:
+                # Damage here is what a node sent: its log had a gap, its snapshot another root. Another node may do.
                 self.status.last_problem = str(error)
             if self.status.applied_index != before:
                 pause_s = PAUSE_S[0]
@@ -191,8 +195,8 @@ class Worker:
             self.status.state = WorkerState.RECOVERING
             try:
                 await self._applier.recover()
-            except OSError as error:
-                self._stop(self.status.applied_index + 1, error.errno or errno.EIO, str(error), keep=False)
+            except (OSError, DamagedError) as error:
+                self._stop(self.status.applied_index + 1, _errno_of(error), str(error), keep=False)
                 return False
             await self._note_applied()
         return True
@@ -285,9 +289,8 @@ class Worker:
                         self._stop(batch.problem_index, errno.EIO, batch.problem, keep=True)
                         await self._in_thread(self._keep_failure)
                         return
-            except OSError as error:
-                index = records[0].log_index
-                self._stop(index, error.errno or errno.EIO, f"{error.strerror}: {error.filename}", keep=False)
+            except (OSError, DamagedError) as error:
+                self._stop(records[0].log_index, _errno_of(error), str(error), keep=False)
                 return
             if mark is not None:
                 await self._compare(mark)
@@ -371,6 +374,10 @@ class Worker:
 
     def _write_status(self) -> None:
         write_status(self._state, self.status)
+
+
+def _errno_of(error: OSError | DamagedError) -> int:
+    return (error.errno if isinstance(error, OSError) else None) or errno.EIO
 
 
 def _bytes_of(records: list[LogRecord]) -> int:

@@ -12,16 +12,17 @@ import pytest
 from blake3 import blake3
 
 from hypercluster.client.chunking import is_inline, split
-from hypercluster.client.client import derive_client_id
+from hypercluster.client.client import Client, derive_client_id
 from hypercluster.client.import_scan import scan, user_xattrs
 from hypercluster.client.journal import FileJournal, command_digest
 from hypercluster.client.lane_types import Settled, Verdict
 from hypercluster.client.pacing import RATE_MIN_PER_S, UNLIMITED, Pacer
 from hypercluster.client.settings import ClientSettings, read_settings
+from hypercluster.client.stream import CommandStream
 from hypercluster.client.worker import plan as plans
 from hypercluster.client.worker.mirror import WINDOW_BYTES, pieces_in, windows
 from hypercluster.client.worker.planning import changed_ranges
-from hypercluster.errors import MalformedError
+from hypercluster.errors import InvariantError, MalformedError
 from hypercluster.limits import CHUNK_BYTES_MAX, INLINE_BYTES_MAX
 from hypercluster.pb.v1 import command_pb2, hub_command_pb2
 from hypercluster.state_machine.workspace.extents import Extent
@@ -229,3 +230,14 @@ def test_windows_keep_the_order_and_the_bound(seed: int) -> None:
                 ended.add(key)
     assert got == {inode.inode_id: pieces for inode, _, pieces in files}
     assert len(ended) == len(files)
+
+
+async def test_a_defect_in_the_stream_is_heard_by_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(stream: CommandStream, now_ns: int) -> None:
+        raise RuntimeError("defect")
+
+    monkeypatch.setattr(CommandStream, "_pump", broken)
+    async with Client(ClientSettings(("127.0.0.1:1",))) as client:
+        for _ in range(2):
+            with pytest.raises(InvariantError, match="defect"):
+                await client.hub.set("metadata", b"k", b"1")
