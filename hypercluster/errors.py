@@ -1,13 +1,20 @@
 """Every error HyperCluster raises on purpose, as one tree; each says what is known of the outcome (D-8).
 
-Owns: the tree, and `Outcome`. The mapping to gRPC status lives in rpc/status.py, and a test proves
-that it names every class here.
+Owns: the tree, `Outcome`, and the one wording of the way back after damage. The mapping to gRPC status lives in
+rpc/status.py, and a test proves that it names every class here.
 Never: text that holds a secret or somebody else's data.
 """
 
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
+
+# Every message that ends a node over its own directory names this command, in these words (CL-3, CL-15).
+REJOIN: Final = (
+    "To re-seed this node, run `hypercluster node rejoin --config node.toml` on its host: it moves the data directory "
+    "aside, deletes nothing, and the node comes back as a learner that its peers bring up to date"
+)
 
 
 class Outcome(Enum):
@@ -114,6 +121,18 @@ class NotFoundError(TurnedAwayError):
     reason = "NOT_FOUND"
 
 
+class StepRefusedError(TurnedAwayError):
+    """A change of members that may not follow the present configuration; the message says why (QUO-1)."""
+
+    reason = "STEP_REFUSED"
+
+
+class ChangeInProgressError(TurnedAwayError):
+    """The change of members before this one, or the leader's first entry, is not committed yet: ask again."""
+
+    reason = "CHANGE_IN_PROGRESS"
+
+
 class BehindError(TurnedAwayError):
     """A bounded-stale read asked for a min_index this node has not applied in time."""
 
@@ -188,9 +207,14 @@ class WrongDirectoryError(FatalError):
 
 
 class ApplyFailedError(FatalError):
-    """apply raised: names index and command (CL-16)."""
+    """apply raised: names index and command (CL-16). `ordinal` counts the entry's commands from 0; None: unknown."""
 
     reason = "APPLY_FAILED"
+
+    def __init__(self, message: str, index: int = 0, ordinal: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
+        self.ordinal = ordinal
 
 
 class DivergedError(FatalError):

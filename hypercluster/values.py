@@ -71,6 +71,7 @@ class Member:
     incarnation: Incarnation
     address: str
     suffrage: Suffrage
+    promote: bool = False  # a learner that becomes a voter by itself once it has caught up (QUO-1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,8 @@ def found_cluster(
     """`settings` are further sections for every node.toml. Raises MalformedError or WrongDirectoryError."""
     if len(plans) not in VOTERS_ALLOWED:
         raise MalformedError(f"{len(plans)} nodes: {why_not_voters(len(plans))}")
+    sections = {name: dict(values) for name, values in (settings or {}).items()}
+    sections["access"] = {"admins": [client_name], **sections.get("access", {})}
     names = [plan.name for plan in plans]
     if len(set(names)) != len(names):
         raise MalformedError(f"nodes: two have the same name in {', '.join(names)}")
@@ -80,7 +82,7 @@ def found_cluster(
     write_pair(ca, directory / "ca.pem", directory / "ca.key")
     for plan in plans:
         identity = Identity(cluster_id, NodeId(plan.name), incarnations[plan.name], history_id)
-        _make_node(directory / plan.name, plan, identity, membership, ca, settings or {})
+        _make_node(directory / plan.name, plan, identity, membership, ca, sections)
     write_pair(issue_client(ca, cluster_id, client_name), directory / "client.pem", directory / "client.key")
     nodes = ", ".join(f'"{plan.client_address()}"' for plan in plans)
     text = f'nodes = [{nodes}]\n\n[tls]\nca = "ca.pem"\ncert = "client.pem"\nkey = "client.key"\n'
@@ -148,5 +150,7 @@ def _toml(value: object) -> str:
             return str(value)
         case str():
             return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        case list() | tuple():
+            return f"[{', '.join(_toml(one) for one in value)}]"
         case _:
-            raise MalformedError(f"setting {value!r}: a text, a whole number, true or false")
+            raise MalformedError(f"setting {value!r}: a text, a whole number, true, false or a list of them")

@@ -31,6 +31,7 @@ from hypercluster.node.dedupe import stored_answer
 from hypercluster.node.fanout import Fanout
 from hypercluster.node.lifecycle import Fatal, Hooks, Lifecycle
 from hypercluster.node.maintenance import Maintenance, MaintenanceSettings
+from hypercluster.node.members import Promotion
 from hypercluster.node.op_log import stored_op_log
 from hypercluster.node.opening import OpenDirectory, Runners, open_directory
 from hypercluster.node.proposer import Admission, Proposer, ProposerSettings
@@ -129,7 +130,14 @@ class _Wiring:
         )
         hooks = Hooks(self.server.set_serving, self._stop_servers, self._close_engine, directory.close)
         self.lifecycle = Lifecycle(
-            self.engine, self.proposer, self.reporter, self.maintenance, self.metrics, fatal, hooks
+            self.engine,
+            self.proposer,
+            self.reporter,
+            self.maintenance,
+            self.metrics,
+            fatal,
+            hooks,
+            looks=(Promotion(self.engine, self.standing, self.clock).look,),
         )
 
     def _wire_engine(self) -> None:
@@ -197,6 +205,7 @@ class _Wiring:
             digest_at=self.host.digest_at,
             flushed_index=self._flushed_index,
             client_address=self.addresses,
+            peer_problem=self.transport.problem,
         )
         self.maintenance = Maintenance(
             self.engine,
@@ -219,7 +228,8 @@ class _Wiring:
         scope = Scope(config.access.org, config.access.project)
         authentication = Authentication(self.directory.identity.cluster_id, scope)
         operators = tuple(f"client:{name}" for name in config.access.operators)
-        gate = Gate(authentication, GateSettings(operators), self.metrics, self.fatal)
+        admins = tuple(f"client:{name}" for name in config.access.admins)
+        gate = Gate(authentication, GateSettings(operators, admins), self.metrics, self.fatal)
         services = {
             "hypercluster.v1.CommandService": CommandService(self.proposer),
             "hypercluster.v1.HubService": HubService(storage.store, self.reads),

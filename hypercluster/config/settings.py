@@ -79,6 +79,8 @@ class AccessConfig:
     """Client names that may do what changes the cluster itself; empty: every client of the cluster."""
 
     operators: tuple[str, ...] = ()
+    # Client names that may change the members of the cluster; empty: nobody. `cluster init` and `dev` put theirs here.
+    admins: tuple[str, ...] = ()
     # The scope (D-20) that every client of this cluster acts in.
     org: str = "default"
     project: str = "default"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,9 @@ class Lifecycle:
         metrics: Metrics,
         fatal: Fatal,
         hooks: Hooks,
+        looks: Sequence[Callable[[], None]] = (),
     ) -> None:
+        """`looks` are called at the same intervals as the upkeep."""
         self._engine = engine
         self._proposer = proposer
         self._reporter = reporter
@@ -93,6 +95,7 @@ class Lifecycle:
         self._metrics = metrics
         self._fatal = fatal
         self._hooks = hooks
+        self._looks = tuple(looks)
         self._seen_leader: tuple[NodeId | None, int] = (None, 0)
         self._admitted = 0
         self.serving = False
@@ -134,6 +137,8 @@ class Lifecycle:
                 self.serving = ready
                 await self._hooks.set_serving(ready)
             self._maintenance.look()
+            for look in self._looks:
+                look()
             metrics, proposer = self._metrics, self._proposer
             metrics.pending_commands.set(proposer.pending_ops)
             metrics.pending_bytes.set(proposer.pending_bytes)

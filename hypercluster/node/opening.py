@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hypercluster.errors import DamagedError, WrongDirectoryError, check
+from hypercluster.errors import REJOIN, DamagedError, WrongDirectoryError, check
 from hypercluster.state_machine.machine import Machine
 from hypercluster.state_machine.meta import genesis, read_cluster
 from hypercluster.state_machine.store import Family, Reader
@@ -77,7 +77,10 @@ def open_directory(
     """`voters` 0: not configured. Raises WrongDirectoryError, DamagedError, DiskFullError or OSError."""
     disk = PosixDisk()
     if not os.path.isdir(path):
-        raise WrongDirectoryError(f"{path} is not there: make it with `hypercluster cluster init`")
+        raise WrongDirectoryError(
+            f"{path} is not there: `hypercluster cluster init` makes the directories of a new cluster. If this one was "
+            f"in use and is lost: {REJOIN}"
+        )
     lock = DirectoryLock(path)
     try:
         identity = open_identity(disk, path, None, node_id)
@@ -116,8 +119,7 @@ def _begin_history(storage: NodeStorage, identity: Identity) -> None:
     if found is None:
         if storage.store.applied.index:
             raise DamagedError(
-                f"{storage.paths.state} holds entries and no cluster record. Re-seed this node: move the directory "
-                "away and let the node join again"
+                f"{storage.paths.state} holds entries and no cluster record. {REJOIN}"
             )
         storage.store.write(genesis(identity.cluster_id, identity.history_id))
     elif found != (identity.cluster_id, identity.history_id):

@@ -7,7 +7,7 @@ Never: waits for anything; a report is one moment as this node sees it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hypercluster.node.standing import Standing
@@ -34,6 +34,8 @@ class NodeReport:
     commit_p99_us: int
     started_at_ns: int
     leader_since_ns: int
+    problems: Mapping[NodeId, str]  # why there is no stream with a member
+    quarantined: Sequence[tuple[Index, int | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Fixed:
     history_id: HistoryId
     version: str
     data_directory: str
+    quarantined: Sequence[tuple[Index, int | None]] = ()  # commands refused as INTERNAL (CL-16)
 
 
 class Reporter:
@@ -58,6 +61,7 @@ class Reporter:
         digest_at: Callable[[Index], Digest | None],
         flushed_index: Callable[[], Index],
         client_address: Callable[[NodeId], str],
+        peer_problem: Callable[[NodeId], str] = lambda _: "",
     ) -> None:
         self._standing = standing
         self._fixed = fixed
@@ -67,6 +71,7 @@ class Reporter:
         self._digest_at = digest_at
         self._flushed_index = flushed_index
         self._client_address = client_address
+        self._peer_problem = peer_problem
         self._started_at_ns = clock.wall_ns()
         self._leader: tuple[NodeId | None, Term] = (None, Term(0))
         self._leader_since_ns = 0
@@ -100,7 +105,10 @@ class Reporter:
             return f"{behind} committed entries are not applied yet"
         return ""
 
-    def report(self) -> NodeReport:
+    def report(self, *, fresh: bool = False) -> NodeReport:
+        """`fresh`: not even as old as the beginning of this turn of the loop."""
+        if fresh:
+            self._standing.forget()
         status = self.observe()
         now_s = self._clock.monotonic()
         (fsync_p95_us,) = self._fsync_times.read(now_s, 95)
@@ -121,4 +129,6 @@ class Reporter:
             commit_p99_us=commit_p99_us,
             started_at_ns=self._started_at_ns,
             leader_since_ns=self._leader_since_ns,
+            problems={m.node_id: self._peer_problem(m.node_id) for m in status.membership.members},
+            quarantined=self._fixed.quarantined,
         )

@@ -35,10 +35,11 @@ class Standing:
         """As of some moment in this turn of the loop."""
         if self._seen is None:
             self._seen = self._engine.status()
-            self._turns.call_soon(self._forget)
+            self._turns.call_soon(self.forget)
         return self._seen
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """The next status is read anew."""
         self._seen = None
 
     def term(self) -> int:

@@ -14,7 +14,15 @@ from collections.abc import Callable
 
 from pysyncobj.node import Node
 
-from hypercluster.errors import ApplyFailedError, DiskFullError, DivergedError, MalformedError, NotLeaderError, check
+from hypercluster.errors import (
+    REJOIN,
+    ApplyFailedError,
+    DiskFullError,
+    DivergedError,
+    MalformedError,
+    NotLeaderError,
+    check,
+)
 from hypercluster.limits import ENTRY_BYTES_MAX
 from hypercluster.log.entry import EntryType
 from hypercluster.pb.v1.peer_pb2 import PeerFrame, PeerHello, TimeoutNow
@@ -344,7 +352,7 @@ class RaftEngine(Checkpointing):
 
     def diverged(self, index: Index) -> None:
         self.step_down()
-        raise DivergedError(f"this node's state differs from the majority's at index {index}: re-seed it")
+        raise DivergedError(f"this node's state differs from the majority's at index {index}. {REJOIN}")
 
     # --- what can be seen ------------------------------
 

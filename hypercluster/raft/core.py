@@ -17,7 +17,7 @@ from typing import Final
 from pysyncobj.syncobj import _RAFT_STATE, SyncObj, SyncObjConf
 from pysyncobj.transport import Transport
 
-from hypercluster.errors import DamagedError, DiskFailedError, FatalError, InvariantError, check
+from hypercluster.errors import REJOIN, DamagedError, DiskFailedError, FatalError, InvariantError, check
 from hypercluster.limits import ENTRY_BYTES_MAX
 from hypercluster.log.entry import EntryType
 from hypercluster.pb.v1.peer_pb2 import PeerFrame, PeerHello
@@ -68,10 +68,10 @@ def align_log(parts: EngineParts) -> CheckpointMeta | None:
     if not wal.base_index <= applied <= wal.last_index:
         raise DamagedError(
             f"state is at index {applied}, the log holds {wal.base_index + 1} to {wal.last_index}: "
-            "this directory lost a part; re-seed it with `hypercluster node rejoin`"
+            f"this directory lost a part. {REJOIN}"
         )
     if latest is not None and wal.term_at(latest.index) not in (None, latest.term):
-        raise DamagedError(f"log and checkpoint {latest.checkpoint_id} differ at index {latest.index}")
+        raise DamagedError(f"log and checkpoint {latest.checkpoint_id} differ at index {latest.index}. {REJOIN}")
     return latest
 
 

@@ -27,7 +27,13 @@ def membership_to_entry(membership: Membership) -> ConfigEntry:
     return ConfigEntry(
         configured_voters=membership.configured_voters,
         members=[
-            ConfigMember(node_id=m.node_id, incarnation=m.incarnation, address=m.address, suffrage=int(m.suffrage))
+            ConfigMember(
+                node_id=m.node_id,
+                incarnation=m.incarnation,
+                address=m.address,
+                suffrage=int(m.suffrage),
+                promote=m.promote,
+            )
             for m in membership.members
         ],
     )
@@ -49,8 +55,16 @@ def membership_from_entry(entry: ConfigEntry, index: Index) -> Membership:
             raise MalformedError(f"address of {member.node_id} exceeds NODE_ADDRESS_BYTES_MAX")
         if member.suffrage not in (Suffrage.VOTER, Suffrage.LEARNER):
             raise MalformedError(f"suffrage of {member.node_id} is {member.suffrage}, must be 1 or 2")
+        if member.promote and member.suffrage != Suffrage.LEARNER:
+            raise MalformedError(f"promote of {member.node_id} is set, and it is no learner")
         members.append(
-            Member(NodeId(member.node_id), Incarnation(member.incarnation), member.address, Suffrage(member.suffrage))
+            Member(
+                NodeId(member.node_id),
+                Incarnation(member.incarnation),
+                member.address,
+                Suffrage(member.suffrage),
+                member.promote,
+            )
         )
     names = [m.node_id for m in members]
     if names != sorted(set(names)):

@@ -66,6 +66,9 @@ class PeerRegistry:
     def client_address(self, node_id: NodeId) -> str:
         return self._client_addresses.get(node_id, "")
 
+    def problem_of(self, node_id: NodeId) -> str:
+        return "" if node_id in self._links else self._last_problem.get(node_id, "")
+
     async def hold(self, link: PeerLink, client_address: str) -> None:
         """Uses `link`, whose hellos were judged, until it ends."""
         if not self.running or not self._is_member(link):

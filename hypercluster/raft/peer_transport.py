@@ -87,6 +87,10 @@ class GrpcPeerTransport:
             return self._local.client_address
         return self._registry.client_address(node_id)
 
+    def problem(self, node_id: NodeId) -> str:
+        """Why there is no stream with it, as far as known; '' when there is one, or nothing is known."""
+        return self._registry.problem_of(node_id)
+
     def refused_counts(self) -> dict[str, int]:
         """Streams refused, by code of `peer_hello.Refusal`; for metrics."""
         return {refusal.value: count for refusal, count in self._registry.refusals.items()}

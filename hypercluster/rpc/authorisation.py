@@ -16,6 +16,7 @@ class Access(Enum):
     """What a caller must be."""
 
     MEMBER = "member"  # any client or node certificate of this cluster
+    ADMIN = "admin"  # a client whose name is in `access.admins`; nobody where that is empty
     OPERATOR = "operator"  # a client whose name is in `access.operators`, or any client where that is empty
 
 
@@ -35,12 +36,15 @@ _MEMBER_METHODS = {
         "IntentStatus",
         "Session",
     ),
-    "ClusterService": ("Status",),
+    "ClusterService": ("Status", "Members"),
 }
 
 ACCESS: Mapping[str, Access] = {
     **{f"/hypercluster.v1.{s}/{m}": Access.MEMBER for s, methods in _MEMBER_METHODS.items() for m in methods},
     "/hypercluster.v1.ClusterService/TransferLeader": Access.OPERATOR,
+    "/hypercluster.v1.ClusterService/AddMember": Access.ADMIN,
+    "/hypercluster.v1.ClusterService/PromoteMember": Access.ADMIN,
+    "/hypercluster.v1.ClusterService/RemoveMember": Access.ADMIN,
     "/grpc.health.v1.Health/Check": Access.MEMBER,
     "/grpc.health.v1.Health/Watch": Access.MEMBER,
     "/grpc.health.v1.Health/List": Access.MEMBER,

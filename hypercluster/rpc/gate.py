@@ -38,9 +38,11 @@ Authenticate = Callable[[Context], Caller]
 
 @dataclass(frozen=True, slots=True)
 class GateSettings:
-    """`operators`: principals that may call OPERATOR methods; empty means every client of the cluster."""
+    """`operators`: principals that may call OPERATOR methods; empty means every client of the cluster. `admins`: those
+    that may call ADMIN methods; empty means nobody."""
 
     operators: Collection[str] = ()
+    admins: Collection[str] = ()
 
 
 class Gate(grpc.aio.ServerInterceptor):
@@ -92,6 +94,8 @@ class Gate(grpc.aio.ServerInterceptor):
         operators = self._settings.operators
         if access is Access.OPERATOR and operators and caller.principal not in operators:
             raise ForbiddenError(f"{caller.principal} is not in access.operators")
+        if access is Access.ADMIN and caller.principal not in self._settings.admins:
+            raise ForbiddenError(f"{caller.principal} is not in access.admins, which says who may change the members")
         return caller
 
     def opened(self, method: str) -> None:

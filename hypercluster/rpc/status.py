@@ -38,6 +38,8 @@ STATUS_OF: Mapping[type[BaseException], grpc.StatusCode] = {
     errors.HistoryChangedError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.HistoryGoneError: grpc.StatusCode.OUT_OF_RANGE,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.StepRefusedError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ChangeInProgressError: grpc.StatusCode.UNAVAILABLE,
     errors.BehindError: grpc.StatusCode.UNAVAILABLE,
     errors.OutcomeUnknownError: grpc.StatusCode.ABORTED,
     errors.DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,

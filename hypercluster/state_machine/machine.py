@@ -114,7 +114,9 @@ class Machine:
             return self._judge(context, entry.groups, stamp_ns)
         except Exception as error:
             raise ApplyFailedError(
-                f"apply of entry {index} failed at command {context.ordinal}: {type(error).__name__}: {error}"
+                f"apply of entry {index} failed at command {context.ordinal}: {type(error).__name__}: {error}",
+                index,
+                context.ordinal,
             ) from error
 
     def _judge(self, context: OpContext, groups: tuple[DecodedGroup, ...], stamp_ns: int) -> Applied:

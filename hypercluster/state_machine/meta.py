@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from hypercluster.errors import DamagedError, check
+from hypercluster.errors import REJOIN, DamagedError, check
 from hypercluster.state_machine.keys import scope_prefix
 from hypercluster.state_machine.store import Change, Family, Reader
 from hypercluster.values import NO_INDEX, NO_TERM, ZERO_DIGEST, ClusterId, Digest, HistoryId, Index, Nanos, Scope, Term
@@ -43,7 +43,7 @@ def read_applied(reader: Reader) -> AppliedRecord:
     if value is None:
         return NOTHING_APPLIED
     if len(value) != _APPLIED.size:
-        raise DamagedError(f"the applied record is {len(value)} bytes, must be {_APPLIED.size}; re-seed this node")
+        raise DamagedError(f"the applied record is {len(value)} bytes, must be {_APPLIED.size}. {REJOIN}")
     index, term, stamp_ns, digest = _APPLIED.unpack(value)
     return AppliedRecord(Index(index), Term(term), Nanos(stamp_ns), Digest(digest))
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from hypercluster.errors import DamagedError
+from hypercluster.errors import REJOIN, DamagedError
 from hypercluster.state_machine.outcome import OK, FileOutcome, RunResult
 from hypercluster.values import Index
 
@@ -94,7 +94,7 @@ def decode_run(first_seq: int, record: bytes) -> StoredRun:
         if columns & _FILES:
             files = _decode_files(record, position, reasons or (OK,) * count)
     except (struct.error, IndexError) as error:
-        raise DamagedError(f"the stored results of seq {first_seq} do not decode; re-seed this node") from error
+        raise DamagedError(f"the stored results of seq {first_seq} do not decode. {REJOIN}") from error
     return StoredRun(hashes, RunResult(first_seq, count, Index(index), reasons, versions, files))
 
 

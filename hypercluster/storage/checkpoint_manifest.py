@@ -80,10 +80,7 @@ def encode(
             "membership": {
                 "configured_voters": membership.configured_voters,
                 "index": membership.index,
-                "members": [
-                    [member.node_id, member.incarnation.hex(), member.address, int(member.suffrage)]
-                    for member in membership.members
-                ],
+                "members": [_member_row(member) for member in membership.members],
             },
             "term": term,
         },
@@ -157,11 +154,19 @@ def _file(row: list[object]) -> CheckpointFile:
     return CheckpointFile(name, _number(size_bytes), _hex(blake3_hex, 32).hex())
 
 
+def _member_row(member: Member) -> list[object]:
+    """The fifth column stands there only where it says something: most manifests are as they always were."""
+    row: list[object] = [member.node_id, member.incarnation.hex(), member.address, int(member.suffrage)]
+    return [*row, 1] if member.promote else row
+
+
 def _member(row: list[object]) -> Member:
-    node_id, incarnation, address, suffrage = row
-    if not isinstance(node_id, str) or not isinstance(address, str):
+    node_id, incarnation, address, suffrage, *promote = row
+    if not isinstance(node_id, str) or not isinstance(address, str) or promote not in ([], [1]):
         raise TypeError("membership: a member is malformed")
-    return Member(NodeId(node_id), Incarnation(_hex(incarnation, 16)), address, Suffrage(_number(suffrage)))
+    return Member(
+        NodeId(node_id), Incarnation(_hex(incarnation, 16)), address, Suffrage(_number(suffrage)), bool(promote)
+    )
 
 
 def _number(value: object) -> int:

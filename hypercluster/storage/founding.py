@@ -15,7 +15,7 @@ from typing import Final
 
 from google_crc32c import value as crc32c
 
-from hypercluster.errors import DamagedError, WrongDirectoryError
+from hypercluster.errors import REJOIN, DamagedError, WrongDirectoryError
 from hypercluster.storage.disk import Disk
 from hypercluster.values import NO_INDEX, Incarnation, Member, Membership, NodeId, Suffrage
 
@@ -49,8 +49,8 @@ def load_founding(disk: Disk, directory: str) -> Membership:
     path = os.path.join(directory, FOUNDING_NAME)
     if not disk.exists(path):
         raise WrongDirectoryError(
-            f"{directory} has an identity and no founding members: its making was interrupted. Remove it and run "
-            "`hypercluster cluster init` again"
+            f"{directory} has an identity and no founding members: its making was interrupted, or it lost a part. A "
+            f"cluster that never ran is made again with `hypercluster cluster init`. {REJOIN}"
         )
     file = disk.open(path)
     try:
@@ -72,8 +72,8 @@ def render(membership: Membership) -> bytes:
 def parse(content: bytes, path: str) -> Membership:
     """`path` is for messages."""
     damaged = DamagedError(
-        f"{path} is damaged. Copy it from another founding member of the cluster (it is the same everywhere), or move "
-        "the directory away and let the node join again with a new incarnation"
+        f"{path} is damaged. It is the same on every founding member of the cluster that never rejoined, so it can be "
+        f"copied from there. {REJOIN}"
     )
     try:
         lines = content.decode("ascii").splitlines()

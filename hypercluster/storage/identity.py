@@ -20,7 +20,7 @@ from typing import Final
 from google_crc32c import value as crc32c
 
 from hypercluster.credentials.names import node_subject
-from hypercluster.errors import DamagedError, MalformedError, WrongDirectoryError, check
+from hypercluster.errors import REJOIN, DamagedError, MalformedError, WrongDirectoryError, check
 from hypercluster.storage.disk import Disk
 from hypercluster.values import ClusterId, HistoryId, Incarnation, NodeId
 
@@ -149,9 +149,12 @@ def load_identity(disk: Disk, directory: str) -> Identity:
         if any(name not in {LOCK_NAME, _TEMPORARY_NAME} for name in contents):
             raise WrongDirectoryError(
                 f"{directory} has no identity file but is not empty: it is not a data directory, or it lost its "
-                "identity. Do not write one by hand; empty it and let the node join again with a new incarnation"
+                f"identity. {REJOIN}"
             )
-        raise WrongDirectoryError(f"{directory} is no data directory yet: run `hypercluster init`, or join a cluster")
+        raise WrongDirectoryError(
+            f"{directory} is empty: a node never makes an identity by itself. `hypercluster cluster init` makes the "
+            f"directories of a new cluster. If this one was in use and lost its content: {REJOIN}"
+        )
     file = disk.open(path)
     try:
         content = file.pread(IDENTITY_BYTES_MAX + 1, 0)
@@ -192,8 +195,7 @@ def render(identity: Identity) -> bytes:
 def parse(content: bytes, path: str) -> Identity:
     """`path` is for messages. Raises WrongDirectoryError for a newer format, DamagedError for anything else."""
     damaged = DamagedError(
-        f"{path} is damaged: this directory's incarnation can not be trusted. Move the directory away and let the "
-        "node join again with a new incarnation; its peers bring it up to date"
+        f"{path} is damaged: this directory's incarnation can not be trusted. {REJOIN}"
     )
     end = content.rfind(b"\n", 0, -1) + 1
     body, crc_line = content[:end], content[end:]

@@ -12,6 +12,7 @@ from typing import Final
 from rocksdict import DbClosedError, RdictIter
 
 from hypercluster.errors import (
+    REJOIN,
     DamagedError,
     DiskFailedError,
     DiskFullError,
@@ -21,7 +22,7 @@ from hypercluster.errors import (
     WrongDirectoryError,
 )
 
-RESEED: Final = "Re-seed this node: move its data directory away and let it join again with `hypercluster join`"
+RESEED: Final = REJOIN
 DISK_TROUBLE: Final = ("Input/output error", "Structure needs cleaning", "Read-only file system")
 
 

@@ -91,7 +91,7 @@ def open_image(image: Image) -> tuple[Snapshot, Wal, SimDisk] | None:
     else:
         return read_back(wal), wal, disk
     assert DIRECTORY in refusal
-    assert "hypercluster wal inspect" in refusal and "re-seed" in refusal
+    assert "hypercluster wal inspect" in refusal and "hypercluster node rejoin" in refusal
     assert image_of(disk) == image, "a refused log was changed"
     return None
 

@@ -70,7 +70,7 @@ def test_another_cluster_or_node_is_told_apart_and_what_to_do(directory: str) ->
 @pytest.mark.req("CL-15")
 def test_an_absent_identity_says_what_to_do(directory: str) -> None:
     disk = PosixDisk()
-    with pytest.raises(WrongDirectoryError, match="hypercluster init"):
+    with pytest.raises(WrongDirectoryError, match="hypercluster cluster init"):
         load_identity(disk, directory)
     os.makedirs(os.path.join(directory, "wal"))
     with pytest.raises(WrongDirectoryError, match="lost its identity"):
@@ -89,11 +89,11 @@ def test_damage_anywhere_is_noticed(directory: str) -> None:
     wrong += [whole[:i] for i in range(len(whole))]
     wrong += [whole + b"\n", whole + whole, bytes(len(whole)), b"\n" + whole, whole + bytes(5_000)]
     for content in wrong:
-        with pytest.raises(DamagedError, match="join again with a new incarnation"):
+        with pytest.raises(DamagedError, match="hypercluster node rejoin"):
             identities.parse(content, "identity")
     for content in (b"", whole[:-1], whole + bytes(5_000)):
         Path(directory, "identity").write_bytes(content)
-        with pytest.raises(DamagedError, match="join again with a new incarnation"):
+        with pytest.raises(DamagedError, match="hypercluster node rejoin"):
             load_identity(disk, directory)
     Path(directory, "identity").write_bytes(whole)
     assert load_identity(disk, directory) == IDENTITY

@@ -45,6 +45,26 @@ class ClusterServiceStub:
                 request_serializer=hypercluster_dot_v1_dot_cluster__pb2.TransferLeaderRequest.SerializeToString,
                 response_deserializer=hypercluster_dot_v1_dot_cluster__pb2.TransferLeaderResponse.FromString,
                 _registered_method=True)
+        self.Members = channel.unary_unary(
+                '/hypercluster.v1.ClusterService/Members',
+                request_serializer=hypercluster_dot_v1_dot_cluster__pb2.MembersRequest.SerializeToString,
+                response_deserializer=hypercluster_dot_v1_dot_cluster__pb2.MembersResponse.FromString,
+                _registered_method=True)
+        self.AddMember = channel.unary_unary(
+                '/hypercluster.v1.ClusterService/AddMember',
+                request_serializer=hypercluster_dot_v1_dot_cluster__pb2.AddMemberRequest.SerializeToString,
+                response_deserializer=hypercluster_dot_v1_dot_cluster__pb2.MembersResponse.FromString,
+                _registered_method=True)
+        self.PromoteMember = channel.unary_unary(
+                '/hypercluster.v1.ClusterService/PromoteMember',
+                request_serializer=hypercluster_dot_v1_dot_cluster__pb2.PromoteMemberRequest.SerializeToString,
+                response_deserializer=hypercluster_dot_v1_dot_cluster__pb2.MembersResponse.FromString,
+                _registered_method=True)
+        self.RemoveMember = channel.unary_unary(
+                '/hypercluster.v1.ClusterService/RemoveMember',
+                request_serializer=hypercluster_dot_v1_dot_cluster__pb2.RemoveMemberRequest.SerializeToString,
+                response_deserializer=hypercluster_dot_v1_dot_cluster__pb2.MembersResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer:
@@ -64,6 +84,30 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Members(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddMember(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteMember(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveMember(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +120,26 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.TransferLeader,
                     request_deserializer=hypercluster_dot_v1_dot_cluster__pb2.TransferLeaderRequest.FromString,
                     response_serializer=hypercluster_dot_v1_dot_cluster__pb2.TransferLeaderResponse.SerializeToString,
+            ),
+            'Members': grpc.unary_unary_rpc_method_handler(
+                    servicer.Members,
+                    request_deserializer=hypercluster_dot_v1_dot_cluster__pb2.MembersRequest.FromString,
+                    response_serializer=hypercluster_dot_v1_dot_cluster__pb2.MembersResponse.SerializeToString,
+            ),
+            'AddMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddMember,
+                    request_deserializer=hypercluster_dot_v1_dot_cluster__pb2.AddMemberRequest.FromString,
+                    response_serializer=hypercluster_dot_v1_dot_cluster__pb2.MembersResponse.SerializeToString,
+            ),
+            'PromoteMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteMember,
+                    request_deserializer=hypercluster_dot_v1_dot_cluster__pb2.PromoteMemberRequest.FromString,
+                    response_serializer=hypercluster_dot_v1_dot_cluster__pb2.MembersResponse.SerializeToString,
+            ),
+            'RemoveMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveMember,
+                    request_deserializer=hypercluster_dot_v1_dot_cluster__pb2.RemoveMemberRequest.FromString,
+                    response_serializer=hypercluster_dot_v1_dot_cluster__pb2.MembersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -133,6 +197,114 @@ class ClusterService:
             '/hypercluster.v1.ClusterService/TransferLeader',
             hypercluster_dot_v1_dot_cluster__pb2.TransferLeaderRequest.SerializeToString,
             hypercluster_dot_v1_dot_cluster__pb2.TransferLeaderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Members(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hypercluster.v1.ClusterService/Members',
+            hypercluster_dot_v1_dot_cluster__pb2.MembersRequest.SerializeToString,
+            hypercluster_dot_v1_dot_cluster__pb2.MembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hypercluster.v1.ClusterService/AddMember',
+            hypercluster_dot_v1_dot_cluster__pb2.AddMemberRequest.SerializeToString,
+            hypercluster_dot_v1_dot_cluster__pb2.MembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hypercluster.v1.ClusterService/PromoteMember',
+            hypercluster_dot_v1_dot_cluster__pb2.PromoteMemberRequest.SerializeToString,
+            hypercluster_dot_v1_dot_cluster__pb2.MembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hypercluster.v1.ClusterService/RemoveMember',
+            hypercluster_dot_v1_dot_cluster__pb2.RemoveMemberRequest.SerializeToString,
+            hypercluster_dot_v1_dot_cluster__pb2.MembersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bhypercluster/v1/entry.proto\x12\x0fhypercluster.v1\"u\n\nEntryBatch\x12\x17\n\x0f\x63ommitted_at_ns\x18\x01 \x01(\x06\x12\x0f\n\x07id_seed\x18\x02 \x01(\x0c\x12\x15\n\rcommand_count\x18\x03 \x01(\r\x12&\n\x06groups\x18\x04 \x03(\x0b\x32\x16.hypercluster.v1.Group\"X\n\x05Group\x12\x0e\n\x06submit\x18\x01 \x01(\x0c\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x0b\n\x03org\x18\x03 \x01(\t\x12\x0f\n\x07project\x18\x04 \x01(\t\x12\x0e\n\x06worker\x18\x05 \x01(\t\"X\n\x0b\x43onfigEntry\x12.\n\x07members\x18\x01 \x03(\x0b\x32\x1d.hypercluster.v1.ConfigMember\x12\x19\n\x11\x63onfigured_voters\x18\x02 \x01(\r\"W\n\x0c\x43onfigMember\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x10\n\x08suffrage\x18\x04 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bhypercluster/v1/entry.proto\x12\x0fhypercluster.v1\"u\n\nEntryBatch\x12\x17\n\x0f\x63ommitted_at_ns\x18\x01 \x01(\x06\x12\x0f\n\x07id_seed\x18\x02 \x01(\x0c\x12\x15\n\rcommand_count\x18\x03 \x01(\r\x12&\n\x06groups\x18\x04 \x03(\x0b\x32\x16.hypercluster.v1.Group\"X\n\x05Group\x12\x0e\n\x06submit\x18\x01 \x01(\x0c\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x0b\n\x03org\x18\x03 \x01(\t\x12\x0f\n\x07project\x18\x04 \x01(\t\x12\x0e\n\x06worker\x18\x05 \x01(\t\"X\n\x0b\x43onfigEntry\x12.\n\x07members\x18\x01 \x03(\x0b\x32\x1d.hypercluster.v1.ConfigMember\x12\x19\n\x11\x63onfigured_voters\x18\x02 \x01(\r\"h\n\x0c\x43onfigMember\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x10\n\x08suffrage\x18\x04 \x01(\r\x12\x0f\n\x07promote\x18\x05 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,5 +38,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONFIGENTRY']._serialized_start=257
   _globals['_CONFIGENTRY']._serialized_end=345
   _globals['_CONFIGMEMBER']._serialized_start=347
-  _globals['_CONFIGMEMBER']._serialized_end=434
+  _globals['_CONFIGMEMBER']._serialized_end=451
 # @@protoc_insertion_point(module_scope)

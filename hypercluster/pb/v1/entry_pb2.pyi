@@ -41,13 +41,15 @@ class ConfigEntry(_message.Message):
     def __init__(self, members: _Optional[_Iterable[_Union[ConfigMember, _Mapping]]] = ..., configured_voters: _Optional[int] = ...) -> None: ...
 
 class ConfigMember(_message.Message):
-    __slots__ = ("node_id", "incarnation", "address", "suffrage")
+    __slots__ = ("node_id", "incarnation", "address", "suffrage", "promote")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     SUFFRAGE_FIELD_NUMBER: _ClassVar[int]
+    PROMOTE_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     incarnation: bytes
     address: str
     suffrage: int
-    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., address: _Optional[str] = ..., suffrage: _Optional[int] = ...) -> None: ...
+    promote: bool
+    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., address: _Optional[str] = ..., suffrage: _Optional[int] = ..., promote: _Optional[bool] = ...) -> None: ...

@@ -10,11 +10,12 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from hypercluster.errors import DamagedError
+from hypercluster.errors import REJOIN, DamagedError
 from hypercluster.limits import MIB
 from hypercluster.storage.disk import Disk, File
 from hypercluster.storage.wal.format import (
@@ -48,10 +49,8 @@ def damaged(directory: str, number: int, offset: int, what: str) -> DamagedError
 
 
 def way_out(directory: str) -> str:
-    return (
-        f"Nothing was changed. Look with `hypercluster wal inspect {directory}`; then re-seed this node: move its data "
-        "directory away and let it join again as a learner with `hypercluster join` (CL-15)."
-    )
+    """`directory` is the log's; the command takes the data directory that it is part of."""
+    return f"Nothing was changed. Look with `hypercluster wal inspect {os.path.dirname(directory) or '.'}`. {REJOIN}"
 
 
 @dataclass(slots=True)
