@@ -21,7 +21,7 @@ from hypercluster.client.worker.names import Names
 from hypercluster.client.worker.plan import Plan, Rewrite
 from hypercluster.client.worker.planning import Planner, TreeDiff, diff_of
 from hypercluster.client.worker.tree_view import TreeView
-from hypercluster.errors import check
+from hypercluster.errors import MalformedError, check
 from hypercluster.limits import MIB
 from hypercluster.pb.v1.workspace_command_pb2 import LogRecord
 from hypercluster.state_machine.overlay import Overlay
@@ -81,12 +81,29 @@ class Mirror:
         self.disk = MirrorDisk(os.fsencode(os.path.abspath(top)), os.fsencode(os.path.abspath(state)), self._report)
         self.disk.prepare()
         self.store = SqliteStore(os.path.join(state, DATABASE), batch_writes=ONE_TRANSACTION)
+        try:
+            self._check_ours()
+        except BaseException:
+            self.store.close()
+            raise
         self.overlay = Overlay(self.store)
         self.names = Names(self.store)
         self.view = TreeView(self.overlay, workspace_id)
         if self.plan() is None:
             self.disk.clear_areas()
         self.names.load(TreeView(self.store, workspace_id))
+
+    def _check_ours(self) -> None:
+        """A mirror is wiped when it is rebuilt, so nothing else may ever be taken for one."""
+        known = self.store.record("workspace_id")
+        top = os.fsdecode(self.disk.top)
+        if known is None and os.listdir(self.disk.top):
+            raise MalformedError(f"{top} is not empty, and is no mirror: name a new or empty directory")
+        if known is not None and known != self.workspace_id:
+            raise MalformedError(
+                f"{top} mirrors the workspace with id {known.hex()}: name another directory, or remove {top} and "
+                f"{os.path.dirname(self.store.path)}"
+            )
 
     def close(self) -> None:
         self.store.close()

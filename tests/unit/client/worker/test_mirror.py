@@ -23,7 +23,7 @@ from hypercluster.client.worker.plan import Plan
 from hypercluster.client.worker.planning import Planner
 from hypercluster.client.worker.rebuild import Rebuild
 from hypercluster.client.worker.verify import verify
-from hypercluster.errors import FatalError, HyperClusterError
+from hypercluster.errors import FatalError, HyperClusterError, MalformedError
 from hypercluster.state_machine.workspace.queries import list_directory, read_inode, read_xattrs
 from hypercluster.state_machine.workspace.records import KIND_DIRECTORY, KIND_SYMLINK, ROOT_ID
 from hypercluster.state_machine.workspace.transfer import export_records
@@ -232,6 +232,22 @@ async def test_a_crash_at_any_step_is_made_good_over_many_seeds(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await crash_and_recover(seed, tmp_path, monkeypatch, turns=50)
+
+
+async def test_a_directory_that_is_no_mirror_is_never_touched(tmp_path: Path) -> None:
+    tree = RandomTree(1)
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "precious").write_text("mine")
+    with pytest.raises(MalformedError, match="is no mirror"):
+        Mirroring(tree, tmp_path)
+    assert (tmp_path / "mirror" / "precious").read_text() == "mine"
+    (tmp_path / "mirror" / "precious").unlink()
+    mirroring = Mirroring(tree, tmp_path)
+    await mirroring.bootstrap()
+    mirroring.mirror.close()
+    other = RandomTree(2)
+    with pytest.raises(MalformedError, match="mirrors the workspace"):
+        Mirroring(other, tmp_path)
 
 
 @pytest.mark.req("WS-55")
