@@ -30,7 +30,7 @@ NODE_PORTS = 10  # a node's ports: base + 10 n, + 1 peers, + 2 admin
 READY_S = 30.0
 STOP_S = 12.0
 DEV_SETTINGS = {"rate": {"ops_per_s": 10_000, "burst_ops": 10_000, "bytes_per_s": 1 << 30}}
-TRY = "Try:  hypercluster hub set metadata greeting '\"hello\"'      (Ctrl-C stops the cluster; data stays)"
+TRY = "Try:  hypercluster hub set greeting '\"hello\"'      (Ctrl-C stops the cluster; data stays)"
 
 
 class DevError(HyperClusterError):
