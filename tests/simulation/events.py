@@ -10,18 +10,17 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 START_WALL_NS = 1_700_000_000_000_000_000
 
 
-@dataclass(order=True, slots=True)
+@dataclass(slots=True)
 class Timer:
     """A scheduled call. `cancel()` leaves it in the heap, to be skipped."""
 
     at: float
-    order: int
-    call: Callable[[], None] | None = field(compare=False)
+    call: Callable[[], None] | None
 
     def cancel(self) -> None:
         self.call = None
@@ -33,14 +32,14 @@ class EventQueue:
     def __init__(self) -> None:
         self.now = 0.0
         self.executed = 0
-        self._heap: list[Timer] = []
+        self._heap: list[tuple[float, int, Timer]] = []
         self._order = 0
         self._trace = hashlib.blake2b(digest_size=16)
 
     def at(self, when: float, call: Callable[[], None]) -> Timer:
         self._order += 1
-        timer = Timer(max(when, self.now), self._order, call)
-        heapq.heappush(self._heap, timer)
+        timer = Timer(max(when, self.now), call)
+        heapq.heappush(self._heap, (timer.at, self._order, timer))
         return timer
 
     def after(self, delay_s: float, call: Callable[[], None]) -> Timer:
@@ -49,7 +48,7 @@ class EventQueue:
     def step(self) -> bool:
         """Runs the next event; False when there is none."""
         while self._heap:
-            timer = heapq.heappop(self._heap)
+            timer = heapq.heappop(self._heap)[2]
             if timer.call is None:
                 continue
             self.now = timer.at
@@ -59,9 +58,9 @@ class EventQueue:
         return False
 
     def next_at(self) -> float | None:
-        while self._heap and self._heap[0].call is None:
+        while self._heap and self._heap[0][2].call is None:
             heapq.heappop(self._heap)
-        return self._heap[0].at if self._heap else None
+        return self._heap[0][0] if self._heap else None
 
     def run_until(self, when: float) -> None:
         while (upcoming := self.next_at()) is not None and upcoming <= when:

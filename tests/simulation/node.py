@@ -62,8 +62,10 @@ class DiskWeather:
 class SimLoop:
     """The part of asyncio's loop that the shell and the engine's driver use, for one life of a node."""
 
-    def __init__(self, events: EventQueue) -> None:
+    def __init__(self, events: EventQueue, after_each: Callable[[], None]) -> None:
+        """`after_each` runs after every callback: what changes in a node changes in one, or is acted on in the next."""
         self._events = events
+        self._after_each = after_each
         self.closed = False
 
     def time(self) -> float:
@@ -79,6 +81,7 @@ class SimLoop:
         def run() -> None:
             if not self.closed:
                 callback(*args)
+                self._after_each()
 
         return LoopHandle(self._events.at(when, run))
 
@@ -238,7 +241,7 @@ class SimNode:
         if read_cluster(storage.store) is None:
             storage.store.write(genesis(CLUSTER, HISTORY))
         machine = Machine(storage.store)
-        loop = SimLoop(self._events)
+        loop = SimLoop(self._events, self.look)
         driver = EngineDriver(loop, self.clock)  # type: ignore[arg-type]
         op_log = OpLog(lambda _: None, lambda _: 0, lambda *_: None, lambda _: (0, 0))
         host = WatchedHost(

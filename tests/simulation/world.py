@@ -49,7 +49,7 @@ class Draw:
 def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:
     """Swarm testing (CH-2): which faults, how often, and which settings. Fewer operations make a shorter run."""
     rng = random.Random(f"draw/{seed}")
-    duration_s = rng.uniform(8.0, 16.0)
+    duration_s = rng.uniform(7.0, 13.0)
     if operations and operations < 1_000:
         duration_s = max(5.0, duration_s / 2)
     kinds = rng.sample(FAULTS, rng.randint(2, len(FAULTS)))
@@ -84,7 +84,7 @@ def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:
         seed,
         nodes or rng.choice([3, 3, 5]),
         rng.randint(4, 8),
-        operations or rng.randint(1_800, 3_000),
+        operations or rng.randint(2_000, 3_000),
         duration_s,
         faults,
         weather,
@@ -115,15 +115,19 @@ class Summary:
 
 
 class Paced:
-    """A workload that spreads its share of the run's operations over the run's duration."""
+    """A workload that spreads its share of the run's operations over the run's duration, in bursts."""
 
-    def __init__(self, inner: Workload, share: int, events: EventQueue, duration_s: float) -> None:
-        self._inner, self._share, self._events, self._duration_s = inner, share, events, duration_s
+    def __init__(self, inner: Workload, share: int, burst: int, events: EventQueue, duration_s: float) -> None:
+        self._inner, self._share, self._burst, self._events, self._duration_s = inner, share, burst, events, duration_s
         self._given = 0
+        self._allowed = 0
 
     def next_command(self) -> tuple[bytes, bytes, bytes] | None:
-        if self._given >= self._share * min(1.0, self._events.now / self._duration_s):
-            return None
+        if self._given >= self._allowed:
+            due = int(self._share * min(1.0, self._events.now / self._duration_s))
+            if due - self._given < min(self._burst, self._share - self._given) or self._given >= self._share:
+                return None
+            self._allowed = due
         found = self._inner.next_command()
         if found is not None:
             self._given += 1
@@ -181,7 +185,9 @@ class World:
             inner = HubWorkload(name, rng, keys=rng.choice([2, 8, 40]))
         else:
             inner = FileWorkload(name, rng, self._shared, creates_workspace=number == 0)
-        workload = Paced(inner, drawn.operations // drawn.clients, self.events, drawn.duration_s)
+        workload = Paced(
+            inner, drawn.operations // drawn.clients, rng.choice([1, 10, 30, 60]), self.events, drawn.duration_s
+        )
         return SimClient(
             name,
             self.events,
@@ -191,7 +197,7 @@ class World:
             self,
             workload,
             self.invariants,
-            in_flight_max=rng.choice([1, 8, 64]),
+            in_flight_max=rng.choice([4, 30, 120]),
         )
 
     # --- what faults and clients use --------------------------------------------------------------------
@@ -258,12 +264,7 @@ class World:
         return self._finish()
 
     def _run_until(self, when: float) -> None:
-        events, nodes = self.events, list(self.nodes.values())
-        while (upcoming := events.next_at()) is not None and upcoming <= when:
-            events.step()
-            for node in nodes:
-                node.look()
-        events.now = max(events.now, when)
+        self.events.run_until(when)
 
     def _heal(self) -> None:
         self.healing = True
