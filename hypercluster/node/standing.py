@@ -1,7 +1,7 @@
 """Where this node stands: role, term, leader, and whether it takes writes.
 
-Owns: the engine's status as the shell sees it, read at most once a turn of the loop, and the words for clients.
-Never: decides who leads. A stale answer costs nothing: the engine refuses a proposal that comes too late.
+Owns: the engine's status as the shell sees it, read once in SEEN_S at most, and the words for clients.
+Never: decides who leads. A stale answer costs nothing: the engine refuses a proposal or a read that comes too late.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from hypercluster.node.words import Turns
 from hypercluster.raft.engine import Engine, EngineStatus, NotProposed
 from hypercluster.telemetry.percentiles import Percentiles
 from hypercluster.values import NodeId, Role
+
+SEEN_S = 0.002
 
 _WORDS = {
     "NO_QUORUM": "no majority of the voters can be reached; nothing was written",
@@ -28,14 +30,16 @@ class Standing:
         self._turns = turns
         self._client_address = client_address
         self._seen: EngineStatus | None = None
+        self._seen_until_s = 0.0
         self.commit_times = Percentiles()
         self.disk_low = False  # set by the disk watch: room is left for what is under way, not for more (CL-4)
 
     def status(self) -> EngineStatus:
-        """As of some moment in this turn of the loop."""
-        if self._seen is None:
+        """As of at most SEEN_S ago: building one costs as much as admitting a command."""
+        now_s = self._turns.time()
+        if self._seen is None or now_s >= self._seen_until_s:
             self._seen = self._engine.status()
-            self._turns.call_soon(self.forget)
+            self._seen_until_s = now_s + SEEN_S
         return self._seen
 
     def forget(self) -> None:
@@ -70,6 +74,7 @@ class Standing:
 
     def turn_away(self, outcome: NotProposed) -> TurnedAwayError:
         """An engine's refusal as an error of ours."""
+        self.forget()  # the engine knows better than what was seen
         status = self.status()
         leader = outcome.leader or status.leader
         match outcome.reason:

@@ -105,7 +105,7 @@ def test_old_versions_fall_below_a_logged_floor() -> None:
     for seq in range(1, 21):
         world.write(1, seq)
     world.engine.now = replace(world.engine.now, applied_index=world.host.applied_index)
-    world.turns.settle()
+    world.standing.forget()
     assert world.maintenance.due() == [], "it moves in large steps"
     import hypercluster.node.maintenance as module
 

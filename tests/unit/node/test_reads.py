@@ -100,6 +100,7 @@ async def test_no_linearizable_read_without_leadership() -> None:
     with pytest.raises(NoQuorumError):
         await task
     world.engine.follow("n3")
+    world.standing.forget()
     await turn()
     for level in (ReadLevel.LINEARIZABLE, ReadLevel.LEADER_LOCAL):
         with pytest.raises(NotLeaderError):
@@ -110,6 +111,7 @@ async def test_no_linearizable_read_without_leadership() -> None:
 async def test_bounded_stale_says_how_stale_and_refuses_what_is_too_old() -> None:
     world = World()
     world.engine.follow("n2")
+    world.standing.forget()
     point = await world.reads.point(ReadWish(ReadLevel.BOUNDED_STALE), 5)
     assert point.staleness_ms == 40
     await world.reads.point(ReadWish(ReadLevel.BOUNDED_STALE, staleness_max_ms=40), 5)
