@@ -184,8 +184,11 @@ class SimNetwork:
         a, b = self._transports.get(one), self._transports.get(other)
         if a is None or b is None or (one, other) in self._cut or (other, one) in self._cut:
             return  # heal, restart and membership changes dial again
-        welcome = a.peers.get(other) == b.incarnation and b.peers.get(one) == a.incarnation
-        if not welcome or self.stream(one, other).up:
+        if self.stream(one, other).up:
+            return
+        if a.peers.get(other) != b.incarnation or b.peers.get(one) != a.incarnation:
+            if other in a.peers or one in b.peers:
+                self._events.after(0.5, lambda: self._dial(one, other))  # one of them will learn of the other
             return
         for source, target in ((one, other), (other, one)):
             stream = self.stream(source, target)

@@ -276,6 +276,7 @@ class World:
             node.clock.wall_offset_ns = 0
             node.clock.drift_ppm = 0
             node.disk.set_capacity(None)
+            node.disk.fail_sync_at(-1)  # one that was ordered and has not come yet never comes
             if node.life is None:
                 node.start()
         for client in self.clients:
@@ -289,7 +290,7 @@ class World:
             self._restore_members()
             if self._is_settled():
                 return
-        states = [f"{n.node_id}: {'down' if n.life is None else n.life.engine.status()}" for n in self.nodes.values()]
+        states = [_state(node) for node in self.nodes.values()]
         raise ViolationError("no progress after healing", "; ".join(states) + f"; pending {self._pending()}")
 
     def _pending(self) -> list[int]:
