@@ -144,7 +144,7 @@ def finish(tree: DirectoryTree, paths: InstallPaths, wanted: Wanted, previous: M
     tree.write_file(os.path.join(target, MANIFEST_NAME), encoded)
     tree.make_directory(paths.checkpoints)
     final = paths.checkpoint(wanted.checkpoint_id)
-    tree.remove_tree(final)
+    tree.discard_tree(final, paths.discarded(wanted.checkpoint_id))
     tree.rename(target, final)
     return read_manifest(final)
 

@@ -187,7 +187,8 @@ class StateCheckpoints:
         for old in gone:
             self._streams.pop(old.meta.checkpoint_id, None)
             path = self._paths.checkpoint(old.meta.checkpoint_id)
-            self._runner.submit(partial(self._tree.remove_tree, path), self._removed)
+            aside = self._paths.discarded(old.meta.checkpoint_id)
+            self._runner.submit(partial(self._tree.discard_tree, path, aside), self._removed)
 
     def _removed(self, error: BaseException | None) -> None:
         if error is not None:

@@ -66,6 +66,11 @@ class InstallPaths:
         check(CHECKPOINT_ID.match(checkpoint_id) is not None, "a checkpoint id is two hexadecimal numbers")
         return os.path.join(self.checkpoints, checkpoint_id)
 
+    def discarded(self, checkpoint_id: str) -> str:
+        """Where a checkpoint goes to be removed."""
+        check(CHECKPOINT_ID.match(checkpoint_id) is not None, "a checkpoint id is two hexadecimal numbers")
+        return os.path.join(self.staging, f"discard-{checkpoint_id}")
+
     def staged(self, checkpoint_id: str) -> str:
         check(CHECKPOINT_ID.match(checkpoint_id) is not None, "a checkpoint id is two hexadecimal numbers")
         return os.path.join(self.staging, f"receive-{checkpoint_id}")
@@ -114,7 +119,7 @@ def carry_out(tree: DirectoryTree, paths: InstallPaths) -> str | None:
         return None
     staged, kept = paths.staged(checkpoint_id), paths.checkpoint(checkpoint_id)
     if os.path.isdir(staged):
-        tree.remove_tree(kept)  # an equal one made here: the staged one has just been verified
+        tree.discard_tree(kept, paths.discarded(checkpoint_id))  # an equal one: the staged one is verified
         tree.make_directory(paths.checkpoints)
         tree.rename(staged, kept)
     in_place = os.path.isdir(paths.state) and os.path.isdir(paths.state_old)

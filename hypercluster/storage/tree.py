@@ -9,7 +9,6 @@ of each one; `rename` and `write_file` are durable when they return (the file fi
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from typing import Final
 
@@ -93,8 +92,21 @@ class DirectoryTree:
         self.sync_directory(os.path.dirname(path))
 
     def remove_tree(self, path: str) -> None:
-        """No error when it is not there. Its files may go one by one: nothing may rely on a tree being removed."""
+        """No error when it is not there. Its files go one by one: a kill leaves some of them, so a tree that is read
+        at open is moved aside first (`discard_tree`)."""
+        if not os.path.isdir(path):
+            return
+        for directory, _, names in os.walk(path, topdown=False):
+            for name in names:
+                self._step("remove", os.path.join(directory, name))
+                os.unlink(os.path.join(directory, name))
+            self._step("remove", directory)
+            os.rmdir(directory)
+        self.sync_directory(os.path.dirname(path))
+
+    def discard_tree(self, path: str, aside: str) -> None:
+        """Removes a tree that must be whole or gone: under the name `aside`, which is cleared at open."""
         if os.path.isdir(path):
-            self._step("remove", path)
-            shutil.rmtree(path)
-            self.sync_directory(os.path.dirname(path))
+            self.remove_tree(aside)
+            self.rename(path, aside)
+            self.remove_tree(aside)

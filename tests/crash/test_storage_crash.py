@@ -18,12 +18,13 @@ import pytest
 from hypercluster.errors import DamagedError
 from hypercluster.state_machine.store import Change, Family
 from hypercluster.storage import install_plan
+from hypercluster.storage.checkpoint_build import hash_file
 from hypercluster.storage.checkpoint_receiver import StagedCheckpoint
 from hypercluster.storage.node_storage import NodeStorage
 from hypercluster.storage.rocks_options import RocksSettings
 from hypercluster.storage.runner import InlineRunner
 from hypercluster.storage.tree import DirectoryTree
-from hypercluster.values import ChunkHash, Index, Term
+from hypercluster.values import CheckpointMeta, ChunkHash, Index, Term
 from tests.contracts.storages import HISTORY, MEMBERSHIP, RealNode, commit, referenced, refuse_fatal, state_of
 from tests.crash.storage_child import digest_of
 from tests.fakes.memory_directory import memory_directory
@@ -260,13 +261,63 @@ class CopyingTree(DirectoryTree):
         super().__init__(self._count)
         self._work, self._copy = work, copy
         self.copy_at = 1 << 30
+        self.killed = False
         self.steps: list[str] = []
 
     def _count(self, name: str) -> None:
+        if self.killed:
+            raise KilledError(name)
         if len(self.steps) == self.copy_at:
+            self.killed = True
             shutil.copytree(self._work, self._copy)
             raise KilledError(name)
         self.steps.append(name)
+
+
+@pytest.mark.req("CL-8", "CL-9")
+def test_making_a_checkpoint_killed_before_any_step_leaves_whole_ones(quick_path: Path) -> None:
+    """The third one: the first is removed with it."""
+    base = RealNode(quick_path / "base")
+    metas: list[CheckpointMeta | None] = []
+    for index in range(1, 4):
+        commit(base, index, chunk_text=f"chunk {index}")
+        if index < 3:
+            base.storage.checkpoints.create(Index(index), Term(1), MEMBERSHIP, metas.append)
+            base.runner.run()
+    expected = state_of(base)
+    base.storage.close()
+    seen: set[tuple[int, ...]] = set()
+    for kill_at in range(300):
+        work, copy = quick_path / f"work-{kill_at}", quick_path / f"copy-{kill_at}"
+        shutil.copytree(quick_path / "base", work)
+        tree = CopyingTree(work, copy)
+        target = open_storage(work, tree)
+        tree.copy_at = len(tree.steps) + kill_at
+        killed = False
+        try:
+            target.checkpoints.create(Index(3), Term(1), MEMBERSHIP, metas.append)
+        except KilledError:
+            killed = True
+        target.close()
+        if not killed:
+            shutil.copytree(work, copy)
+        storage = open_storage(copy)
+        assert contents(storage) == expected
+        seen.add(tuple(manifest.meta.index for manifest in storage.checkpoints.kept()))
+        for manifest in storage.checkpoints.kept():
+            for file in manifest.files:
+                assert (
+                    hash_file(f"{storage.paths.checkpoint(manifest.meta.checkpoint_id)}/{file.name}") == file.blake3_hex
+                )
+        assert os.listdir(storage.paths.staging) == []
+        storage.close()
+        shutil.rmtree(work)
+        shutil.rmtree(copy)
+        if not killed:
+            break
+    assert not killed
+    assert kill_at > 30
+    assert seen == {(1, 2), (2, 3)}
 
 
 @pytest.mark.req("CL-8")
