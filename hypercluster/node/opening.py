@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from hypercluster.errors import REJOIN, DamagedError, WrongDirectoryError, check
-from hypercluster.state_machine.machine import Machine
+from hypercluster.state_machine.machine import Machine, Quarantined
 from hypercluster.state_machine.meta import genesis, read_cluster
 from hypercluster.state_machine.store import Family, Reader
 from hypercluster.storage.disk import PosixDisk
 from hypercluster.storage.founding import load_founding
 from hypercluster.storage.identity import DirectoryLock, Identity, open_identity
 from hypercluster.storage.node_storage import NodeStorage
+from hypercluster.storage.quarantine import load_quarantine
 from hypercluster.storage.rocks_options import RocksSettings
 from hypercluster.storage.runner import ThreadRunner
 from hypercluster.storage.wal.log import Wal
@@ -59,6 +60,7 @@ class OpenDirectory:
     lock: DirectoryLock
     identity: Identity
     founding: Membership
+    quarantined: tuple[Quarantined, ...]
     storage: NodeStorage
     machine: Machine
     wal: Wal
@@ -85,6 +87,7 @@ def open_directory(
     try:
         identity = open_identity(disk, path, None, node_id)
         founding = load_founding(disk, path)
+        quarantined = load_quarantine(disk, path)
         if voters and voters != founding.configured_voters:
             raise WrongDirectoryError(
                 f"{path} was founded for {founding.configured_voters} voters, the configuration says {voters}"
@@ -108,9 +111,9 @@ def open_directory(
     except BaseException:
         lock.release()
         raise
-    machine = Machine(storage.store)
+    machine = Machine(storage.store, quarantined)
     check(machine.applied.index == storage.store.applied.index, "the state's two records of its index differ")
-    return OpenDirectory(path, lock, identity, founding, storage, machine, wal, runners)
+    return OpenDirectory(path, lock, identity, founding, quarantined, storage, machine, wal, runners)
 
 
 def _begin_history(storage: NodeStorage, identity: Identity) -> None:
@@ -118,9 +121,7 @@ def _begin_history(storage: NodeStorage, identity: Identity) -> None:
     found = read_cluster(storage.store)
     if found is None:
         if storage.store.applied.index:
-            raise DamagedError(
-                f"{storage.paths.state} holds entries and no cluster record. {REJOIN}"
-            )
+            raise DamagedError(f"{storage.paths.state} holds entries and no cluster record. {REJOIN}")
         storage.store.write(genesis(identity.cluster_id, identity.history_id))
     elif found != (identity.cluster_id, identity.history_id):
         raise WrongDirectoryError(
