@@ -41,8 +41,12 @@ class GrpcPeerTransport:
         """`on_fatal` gets whatever a callback of the engine raises. Raises MalformedError when the certificate is not
         this node's."""
         subject = files.current().subject
-        if subject != node_subject(local.cluster_id, local.node_id):
-            raise MalformedError(f"the certificate is {subject.uri()}, not that of node {local.node_id!r}")
+        own = node_subject(local.cluster_id, local.node_id)
+        if subject != own:
+            raise MalformedError(
+                f"the certificate is {subject.uri()}, the data directory is of {own.uri()}: give this node its own "
+                "certificate, or its own data directory"
+            )
         self._local = local
         self._files = files
         self._rng = rng
