@@ -50,8 +50,8 @@ class CountingJournal(FileJournal):
 
 class Load:
     def __init__(self, settings: ClientSettings, directory: Path, seed: int, clients: int = 4) -> None:
-        lane = LaneSettings(no_leader_ns=40 * S_NS, deadline_ns=90 * S_NS)
-        self.settings = replace(settings, lane=lane, read_deadline_s=40.0)
+        lane = LaneSettings(no_leader_ns=120 * S_NS, deadline_ns=180 * S_NS)
+        self.settings = replace(settings, lane=lane, read_deadline_s=120.0)
         self.directory = directory
         self.workspace_id = b""
         self._seed = seed
