@@ -12,6 +12,8 @@ from hypercluster.client import client as client_module
 from hypercluster.client.stream import CommandStream
 from hypercluster.pb.v1 import command_pb2
 
+lost_answers = 0  # commands whose acknowledgement this process has thrown away
+
 
 def install(seed: int, rate: float) -> None:
     """For every client this process opens afterwards."""
@@ -19,7 +21,9 @@ def install(seed: int, rate: float) -> None:
 
     class LossyStream(CommandStream):
         def _heard(self, batch: command_pb2.AcksBatch) -> None:
+            global lost_answers
             if draw.random() < rate:
+                lost_answers += sum(acks.count for acks in batch.acks)
                 if self._call is not None:
                     self._call.cancel()
                 return

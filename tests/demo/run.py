@@ -31,6 +31,7 @@ from hypercluster.errors import HyperClusterError
 from tests.demo import checker
 from tests.demo.compare import diff, listing_differences
 from tests.demo.source import make_source
+from tests.demo.writer import LOST_ANSWERS
 from tests.integration.cluster import Cluster, eventually
 
 WORKSPACE = "demo"
@@ -183,10 +184,22 @@ class Demo:
         found = checker.check(commands, log, versions)
         for line in found.lines():
             print(f"  {line}", flush=True)
+        again = sum(self.lost_answers(name) for name in WRITERS)
+        self.show(
+            "answers were thrown away on purpose and their commands sent again",
+            [] if again else ["none were: applied twice 0 would show nothing"],
+            f"{again} commands",
+        )
         self.show(
             "nothing acknowledged is lost, nothing is applied twice",
             [] if found.holds and len(log) == log_index else ["see above"],
         )
+
+    def lost_answers(self, name: str) -> int:
+        for line in (self.base / f"{name}.log").read_text(errors="replace").splitlines():
+            if line.startswith(LOST_ANSWERS):
+                return int(line.removeprefix(LOST_ANSWERS))
+        return 0
 
     async def workers_reach(self, log_index: int) -> None:
         def applied(name: str) -> int:

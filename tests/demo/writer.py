@@ -21,6 +21,7 @@ from hypercluster.client.settings import read_settings
 from hypercluster.errors import HyperClusterError, Outcome
 from tests.demo import bad_network
 
+LOST_ANSWERS = "answers thrown away on purpose: "
 KEY_VALUES = 20  # values a hub key gets before the next key is taken
 
 
@@ -81,6 +82,7 @@ async def main() -> None:
             directory = (await workspace.mkdir(f"live-{args.name}")).inode_id
             print(f"{args.name} writes since {time.monotonic():.1f}", flush=True)
             await asyncio.gather(files(client, directory, workspace, draw, stop), hub(client, args.name, stop))
+    print(f"{LOST_ANSWERS}{bad_network.lost_answers}", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,17 @@ def _ablation(name: str) -> Callable[[], None]:
     return lambda: _for_good.enter_context(ablations.ablate(name))
 
 
+def _dedupe_off() -> None:
+    """In apply, and on the leader's fast path too, which would hide it from most retries."""
+    from hypercluster.cli import serve
+
+    dedupe_off.install()
+    serve.stored_answer = lambda lane, group: None  # type: ignore[assignment]
+
+
 BAD: dict[str, Callable[[], None]] = {
     "ack_before_sync": _ablation("DUR"),
-    "dedupe_off": dedupe_off.install,
+    "dedupe_off": _dedupe_off,
     "durable_at_once": no_fsync.install_durable_at_once,
     "no_fsync": no_fsync.install,
 }
