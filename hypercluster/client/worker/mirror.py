@@ -200,9 +200,8 @@ class Mirror:
 
     def run_names(self, plan: Plan) -> None:
         """The stages that move names: detach, place, link."""
-        if not self.disk_is_root:
-            self.disk.open_up_directories(_ancestors(step.path for step in plan.detach))
         if not plan.detached:
+            self._open_up(step.path for step in plan.detach)
             for step in plan.detach:
                 self.disk.detach(step)
             if plan.moves:
@@ -210,17 +209,18 @@ class Mirror:
                 self.disk.sync()
                 self.store.put_record("plan", plan.encode())
                 self.store.commit_batch(sync=True)
-        if not self.disk_is_root:
-            self.disk.open_up_directories(_ancestors(step.path for step in (*plan.place, *plan.link, *plan.content)))
         for place in plan.place:
+            # One by one: what is above a place may have come to where it is a step ago.
+            self._open_up([place.path])
             self.disk.place(place)
-            if not self.disk_is_root:
-                self.disk.open_up_directories([place.path])
+        self._open_up(path for step in plan.link for path in (step.path, step.existing))
         for link in plan.link:
             self.disk.link(link)
+        self._open_up(step.path for step in plan.content)
 
     def finish(self, plan: Plan) -> None:
         """Metadata last, because every step before moves some time; then the sync, then the index."""
+        self._open_up(step.path for step in plan.metadata)
         for step in plan.metadata:
             inode = self.view.inode(step.inode_id)
             check(inode is not None, "a plan dresses an inode that is not in the tree")
@@ -233,9 +233,10 @@ class Mirror:
         self.store.commit_batch()
         self.disk.clear_areas((b"trash", b"build"))
 
-    @property
-    def disk_is_root(self) -> bool:
-        return os.geteuid() == 0
+    def _open_up(self, paths: Iterable[bytes]) -> None:
+        """The directories above the paths let their owner in until the metadata stage, which dresses them last."""
+        if os.geteuid() != 0:
+            self.disk.open_up_directories(_ancestors(paths))
 
     # --- content ------------------------------------------------------------------------------------
 

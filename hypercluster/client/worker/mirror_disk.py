@@ -188,9 +188,11 @@ class MirrorDisk:
                 self._report(path, f"{os.fsdecode(name)}: {error.strerror}")
 
     def open_up_directories(self, relatives: Iterable[bytes]) -> None:
-        """Lets the owner into directories whose mode shuts it out. The plan dresses them again."""
+        """Lets the owner into directories whose mode shuts it out; the plan dresses them again. Not files."""
         for relative in relatives:
-            self._open_up(self.path(relative))
+            path = self.path(relative)
+            if self._needs_own_write(path):
+                self._open_up(path)
 
     def _open_up(self, path: bytes) -> None:
         if self._is_root:

@@ -198,17 +198,21 @@ class Planner:
                 ranges = changed_ranges(self._old.extents(before), self._new.extents(after), after.size)
                 self.plan.content.append(Rewrite(path, inode_id, after.size, tuple(ranges)))
             files.append(Dress(path, inode_id))
-        directories += [Dress(path_in(self._new_directories, i), i) for i in self._shut_out() - touched]
+        above = {directory for directory, _ in self._diff.entries}
+        above |= {self._spot_of(step.inode_id)[0] for step in files}
+        above |= {step.inode_id for step in directories}
+        above |= {spot[0] for spot in self._kept.values() if spot is not None}
+        directories += [Dress(path_in(self._new_directories, i), i) for i in self._shut_out(above) - touched]
         directories.sort(key=lambda step: (step.path.count(b"/"), step.path), reverse=True)
         self.plan.metadata = files + directories
 
-    def _shut_out(self) -> set[bytes]:
+    def _shut_out(self, above: set[bytes]) -> set[bytes]:
         """Directories above a step whose mode shuts out the owner. A mirror that is not run by root has to let itself
         in, so they are dressed again at the end."""
         found: set[bytes] = set()
         for directories in (self._names.directories, self._new_directories):
             seen: set[bytes] = set()
-            for directory, _ in self._diff.entries:
+            for directory in above:
                 while directory not in seen and (directory == ROOT_ID or directory in directories):
                     seen.add(directory)
                     inode = self._new.inode(directory)

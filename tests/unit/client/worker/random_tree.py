@@ -17,7 +17,8 @@ NAMES = [b"a", b"b", b"c", b"index", b"index.lock", b"\xff\xfe", b"x y", b"d"]
 
 
 class RandomTree:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, file_modes: tuple[int, ...] = (0o644, 0o400, 0o4755, 0o000)) -> None:
+        self.file_modes = file_modes
         self.draw = random.Random(seed)
         self.site = Site(seed=seed)
         self.site.found()
@@ -54,7 +55,7 @@ class RandomTree:
         a_file = draw.choice(files)[2] if files else None
         choice = draw.randrange(100)
         if choice < 18 or some is None:
-            return [ops.create(directory, name, draw.choice((0o644, 0o400, 0o4755, 0o000)), exclusive=False)]
+            return [ops.create(directory, name, draw.choice(self.file_modes), exclusive=False)]
         if choice < 28:
             return [ops.mkdir(directory, name, draw.choice((0o755, 0o555, 0o700, 0o500)))]
         if choice < 33:

