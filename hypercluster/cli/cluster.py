@@ -15,6 +15,7 @@ import grpc
 
 from hypercluster.cli.connection import connection_options
 from hypercluster.cli.founding import CLIENT_FILE, NodePlan, found_cluster
+from hypercluster.cli.probing import refuse_where_a_cluster_answers
 from hypercluster.client.answers import from_rpc
 from hypercluster.client.nodes import Nodes
 from hypercluster.client.settings import ClientSettings
@@ -47,10 +48,13 @@ def cluster() -> None:
 def init(nodes: tuple[str, ...], out: Path, client_name: str) -> None:
     """Write everything a new cluster needs: identities, certificates, configuration.
 
+    Refused where a node of some cluster answers at one of the addresses already.
+
     Afterwards copy OUT/NODE to the host of each node and run `hypercluster serve --config node.toml` there. Keep
     OUT/ca.key in a safe place: whoever has it can make certificates for this cluster.
     """
     plans = [_plan(text) for text in nodes]
+    refuse_where_a_cluster_answers(plans)
     cluster_id = found_cluster(out, plans, client_name=client_name)
     click.echo(f"cluster {cluster_id.hex()} · {len(plans)} node{'s' if len(plans) != 1 else ''} · written to {out}")
     for plan in plans:

@@ -21,6 +21,7 @@ from pathlib import Path
 import click
 
 from hypercluster.cli.founding import CLIENT_FILE, NodePlan, found_cluster
+from hypercluster.cli.probing import refuse_where_a_cluster_answers
 from hypercluster.cli.status import Overview, look
 from hypercluster.client.settings import read_settings
 from hypercluster.config import VOTERS_ALLOWED, why_not_voters
@@ -64,6 +65,7 @@ def found(directory: Path, nodes: int, port_base: int) -> list[str]:
                  port_base + NODE_PORTS * i + 2)
         for i in range(nodes)
     ]  # fmt: skip
+    refuse_where_a_cluster_answers(plans)
     found_cluster(directory, plans, client_name="dev", settings=DEV_SETTINGS)
     return [plan.name for plan in plans]
 

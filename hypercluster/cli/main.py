@@ -31,6 +31,9 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "hub": ("hypercluster.cli.hub", "hub", "Read and write small shared state."),
     "worker": ("hypercluster.cli.worker", "worker", "Mirror a workspace into a directory."),
     "cluster": ("hypercluster.cli.cluster", "cluster", "Found a new cluster; hand leadership over."),
+    "member": ("hypercluster.cli.member", "member", "Show and change who is in the cluster."),
+    "node": ("hypercluster.cli.node", "node", "Bring a lost or damaged node back."),
+    "wal": ("hypercluster.cli.wal", "wal", "Look at a stopped node's log; take a command out of it."),
     "serve": ("hypercluster.cli.serve", "serve", "Run one node."),
     "bench": ("hypercluster.cli.bench.command", "bench", "Measure a cluster, beside etcd where it is installed."),
 }

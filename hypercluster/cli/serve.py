@@ -22,7 +22,7 @@ import uvloop
 from hypercluster.cli.main import EXIT_FATAL
 from hypercluster.config import Config, ConfigError, load, split_address
 from hypercluster.credentials.tls import ReloadingFiles, TlsFiles
-from hypercluster.errors import MalformedError
+from hypercluster.errors import ApplyFailedError, MalformedError
 from hypercluster.log.admission import admit
 from hypercluster.log.entry import stamp_end
 from hypercluster.node.apply_loop import ApplyLoop
@@ -54,6 +54,8 @@ from hypercluster.rpc.server import ClientServer
 from hypercluster.rpc.tls import client_listener_credentials
 from hypercluster.rpc.who import Authentication
 from hypercluster.rpc.workspace_service import WorkspaceService, encode_slice
+from hypercluster.storage.disk import PosixDisk
+from hypercluster.storage.quarantine import note_failure
 from hypercluster.telemetry import logs
 from hypercluster.telemetry.admin import AdminListener, Page, text_page
 from hypercluster.telemetry.metrics import Metrics
@@ -76,9 +78,24 @@ def serve(config_path: Path, flags: tuple[str, ...]) -> int:
         error = runner.run(run_node(config, config_path.parent))
     if error is None:
         return 0
-    click.echo(f"error: {config.node.id} stopped: {error}", err=True)
+    words = way_out(error, config_path.parent / config.node.data)
+    click.echo(f"error: {config.node.id} stopped: {error}{words}", err=True)
     sys.stderr.flush()
     os._exit(EXIT_FATAL)  # a thread may hang in a call that will never return
+
+
+def way_out(error: BaseException, data_directory: Path) -> str:
+    """After an exception in apply, the exact command (CL-16). Notes durably how far apply had come."""
+    if not isinstance(error, ApplyFailedError) or not error.index:
+        return ""
+    directory = str(data_directory.resolve())
+    note_failure(PosixDisk(), directory, error.index)
+    which = f"{error.index}" if error.ordinal is None else f"{error.index} {error.ordinal}"
+    return (
+        "\nThe entry is not applied here. Install a release that applies it, if no node has applied it; or, with every "
+        f"node stopped, run on each of them `hypercluster wal quarantine DATA_DIR {which}` (here DATA_DIR is "
+        f"{directory}): that command is then refused as INTERNAL"
+    )
 
 
 def read_config(path: Path, environment: Mapping[str, str], flags: tuple[str, ...]) -> Config:
@@ -144,8 +161,13 @@ class _Wiring:
         identity, storage = self.directory.identity, self.directory.storage
         address = self.config.client_address()
         rng = random.Random(os.urandom(16))
-        local = LocalNode(identity.cluster_id, identity.node_id, identity.incarnation, address, self.release)
-        self.transport = GrpcPeerTransport(local, self.files, rng=rng, on_fatal=self.fatal)
+        quarantined = tuple((one.index, one.ordinal) for one in self.directory.quarantined)
+        local = LocalNode(
+            identity.cluster_id, identity.node_id, identity.incarnation, address, self.release, quarantined
+        )
+        self.transport = GrpcPeerTransport(
+            local, self.files, rng=rng, on_fatal=self.fatal, applied_index=lambda: self.host.applied_index
+        )
         self.addresses = ClientAddresses(identity.node_id, address, self.transport)
         self.fanout = Fanout(stored_op_log(storage.store), self.loop, self.metrics, encode_slice)
         self.host = ApplyLoop(
@@ -198,7 +220,13 @@ class _Wiring:
         self.proposer = Proposer(self.engine, self.standing, admission, self.loop, self.clock, self.metrics, settings)
         self.reporter = Reporter(
             self.standing,
-            Fixed(identity.cluster_id, identity.history_id, self.release, self.directory.path),
+            Fixed(
+                identity.cluster_id,
+                identity.history_id,
+                self.release,
+                self.directory.path,
+                tuple((one.index, one.ordinal) for one in self.directory.quarantined),
+            ),
             self.clock,
             self.metrics,
             self.fsync_times,

@@ -86,7 +86,7 @@ class ApplyLoop:
         try:
             entry = context if isinstance(context, DecodedEntry) else decode_entry(payload)
         except HyperClusterError as error:
-            raise ApplyFailedError(f"entry {index} of term {term} can not be read: {error}") from error
+            raise ApplyFailedError(f"entry {index} of term {term} can not be read: {error}", index) from error
         applied = self._machine.apply(index, term, entry)
         for chunk_hash, content in applied.chunks.items():
             self._chunks.put(ChunkHash(chunk_hash), content)

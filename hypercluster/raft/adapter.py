@@ -306,7 +306,9 @@ class RaftEngine(Checkpointing):
             try:
                 result = self.host.apply(entry.index, entry.term, entry.payload, context)
             except Exception as error:
-                raise ApplyFailedError(f"apply of entry {entry.index} (term {entry.term}) raised: {error!r}") from error
+                raise ApplyFailedError(
+                    f"apply of entry {entry.index} (term {entry.term}) raised: {error!r}", entry.index
+                ) from error
         elif kind in (EntryType.NO_OP, EntryType.CONFIG):
             self.host.advance(entry.index, entry.term)
         else:

@@ -97,7 +97,7 @@ class PeerDialer:
                 return False
             refusal = peer_hello.judge_hello(hello, self._peer, local, registry.membership)
             if refusal is not None:
-                registry.count(refusal, self._peer)
+                registry.count(refusal, self._peer, registry.detail(refusal, hello))
                 return False
             link = PeerLink(self._peer, Incarnation(hello.incarnation), call.read, call.write, registry.deliver)
             await registry.hold(link, hello.client_address)
@@ -110,6 +110,8 @@ class PeerDialer:
 
 def _words(error: grpc.aio.AioRpcError) -> str:
     reasons = [value for key, value in (error.trailing_metadata() or ()) if key == REASON_KEY]
+    if reasons and reasons[0] == Refusal.QUARANTINE_DIFFERS.value:
+        return f"the peer refused: {reasons[0]!s:.40}: {(error.details() or '')[:500]}"
     if reasons:
         return f"the peer refused: {reasons[0]!s:.40}"
     return f"{error.code().name}: {(error.details() or '')[:200]!r}"

@@ -80,7 +80,7 @@ class PeerListener:
             await self._refuse(context, Refusal.BAD_HELLO, dialer)
         refusal = peer_hello.judge_hello(hello, dialer, registry.local, registry.membership)
         if refusal is not None:
-            await self._refuse(context, refusal, dialer)
+            await self._refuse(context, refusal, dialer, registry.detail(refusal, hello))
         await context.write(peer_wire.one(peer_hello.write_hello(registry.local)))
         link = PeerLink(dialer, Incarnation(hello.incarnation), context.read, context.write, registry.deliver)
         await registry.hold(link, hello.client_address)
@@ -95,9 +95,12 @@ class PeerListener:
             return None
         return peer_hello.read_hello(frames[0]) if len(frames) == 1 else None
 
-    async def _refuse(self, context: grpc.aio.ServicerContext[Any, Any], refusal: Refusal, who: str) -> NoReturn:
-        self._registry.count(refusal, who)
+    async def _refuse(
+        self, context: grpc.aio.ServicerContext[Any, Any], refusal: Refusal, who: str, detail: str = ""
+    ) -> NoReturn:
+        """`detail` is told to the other side, too: only for a node whose hello was judged."""
+        self._registry.count(refusal, who, detail)
         code = grpc.StatusCode.UNAVAILABLE if refusal is Refusal.NOT_STARTED else grpc.StatusCode.PERMISSION_DENIED
         # The stranger learns the code and nothing of the cluster.
-        await context.abort(code, refusal.value, ((REASON_KEY, refusal.value),))
+        await context.abort(code, detail or refusal.value, ((REASON_KEY, refusal.value),))
         raise AssertionError("abort raises")

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import Final
 
 from hypercluster.errors import check
-from hypercluster.raft.peer_hello import LocalNode, Refusal
+from hypercluster.pb.v1.peer_pb2 import PeerHello
+from hypercluster.raft.peer_hello import LocalNode, Refusal, quarantine_difference
 from hypercluster.raft.peer_link import PeerLink
 from hypercluster.values import NO_INDEX, Membership, NodeId
 
@@ -25,8 +26,15 @@ NOBODY: Final = Membership(index=NO_INDEX, configured_voters=1, members=())
 
 
 class PeerRegistry:
-    def __init__(self, local: LocalNode, on_fatal: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        local: LocalNode,
+        on_fatal: Callable[[BaseException], None],
+        applied_index: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`applied_index` is for the words about a quarantine only."""
         self.local = local
+        self._applied_index = applied_index
         self.membership = NOBODY
         self.refusals: Counter[Refusal] = Counter()
         self._on_fatal = on_fatal
@@ -100,10 +108,16 @@ class PeerRegistry:
             except BaseException as error:
                 self._on_fatal(error)
 
-    def count(self, refusal: Refusal, who: str) -> None:
+    def count(self, refusal: Refusal, who: str, detail: str = "") -> None:
         """Counted always; logged once until the reason of that peer changes, so that nobody can fill the log."""
         self.refusals[refusal] += 1
-        self.problem(who, f"refused: {refusal.value}")
+        self.problem(who, f"refused: {refusal.value}{': ' if detail else ''}{detail}")
+
+    def detail(self, refusal: Refusal, hello: PeerHello) -> str:
+        """Words for an enrolled node whose hello was refused; '' where the code says it all."""
+        if refusal is not Refusal.QUARANTINE_DIFFERS:
+            return ""
+        return quarantine_difference(hello, self.local, self._applied_index())
 
     def problem(self, who: str, text: str, *, vague: bool = False) -> None:
         """Logged when it is news; a `vague` text only while nothing better is known."""

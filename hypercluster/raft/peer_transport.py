@@ -37,6 +37,7 @@ class GrpcPeerTransport:
         on_fatal: Callable[[BaseException], None],
         resolver: Resolver | None = None,
         timing: PeerTiming | None = None,
+        applied_index: Callable[[], int] = lambda: 0,
     ) -> None:
         """`on_fatal` gets whatever a callback of the engine raises. Raises MalformedError when the certificate is not
         this node's."""
@@ -52,7 +53,7 @@ class GrpcPeerTransport:
         self._rng = rng
         self._timing = timing or PeerTiming()
         self._resolver = resolver or Resolver()
-        self._registry = PeerRegistry(local, on_fatal)
+        self._registry = PeerRegistry(local, on_fatal, applied_index)
         self._listener = PeerListener(self._registry, files, self._timing)
         self._dialers: dict[NodeId, PeerDialer] = {}
         self._stopping: asyncio.Task[None] | None = None

@@ -1,10 +1,12 @@
-"""The configuration a data directory was founded with: the members of a new cluster, before any log (CL-15).
+"""The configuration a data directory begins with (CL-15): the members of a new cluster, or of the one it joins.
 
 Owns: DATA/founding.
 Never: changed after it was made. Later configurations are entries of the log (QUO-1), and a checkpoint carries its
-own; this one is what the log's index 0 means.
+own. A new cluster's is what the log's index 0 means. A directory that joins holds the configuration that made it a
+member, with the index of its entry: older ones in the log would name peers and incarnations that are gone.
 Invariants: the file appears whole or not at all; every founding member's directory holds the same members; the last
-line is the CRC-32C of all before it.
+line is the CRC-32C of all before it. Format 1 is a new cluster's; format 2 has the index, and learners that ask for
+promotion.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from google_crc32c import value as crc32c
 
 from hypercluster.errors import REJOIN, DamagedError, WrongDirectoryError
 from hypercluster.storage.disk import Disk
-from hypercluster.values import NO_INDEX, Incarnation, Member, Membership, NodeId, Suffrage
+from hypercluster.values import NO_INDEX, Incarnation, Index, Member, Membership, NodeId, Suffrage
 
 FOUNDING_NAME: Final = "founding"
 FOUNDING_BYTES_MAX: Final = 16_384
 _TEMPORARY_NAME: Final = "founding.tmp"
-_FIRST_LINE: Final = "hypercluster founding members, format: 1"
-_MEMBER: Final = re.compile(r"member: (\S+) ([0-9a-f]{32}) (\S+) (voter|learner)")
+_FIRST_LINES: Final = ("hypercluster founding members, format: 1", "hypercluster founding members, format: 2")
+_INDEX: Final = re.compile(r"index: ([1-9][0-9]{0,18})")
+_MEMBER: Final = re.compile(r"member: (\S+) ([0-9a-f]{32}) (\S+) (voter|learner)(,promote)?")
 
 
 def create_founding(disk: Disk, directory: str, membership: Membership) -> None:
@@ -61,9 +64,11 @@ def load_founding(disk: Disk, directory: str) -> Membership:
 
 
 def render(membership: Membership) -> bytes:
-    lines = [_FIRST_LINE, f"voters: {membership.configured_voters}"]
+    lines = [_FIRST_LINES[membership.index > NO_INDEX], f"voters: {membership.configured_voters}"]
+    if membership.index > NO_INDEX:
+        lines += [f"index: {membership.index}"]
     for member in membership.members:
-        suffrage = member.suffrage.name.lower()
+        suffrage = member.suffrage.name.lower() + (",promote" if member.promote else "")
         lines.append(f"member: {member.node_id} {member.incarnation.hex()} {member.address} {suffrage}")
     body = ("\n".join(lines) + "\n").encode("ascii")
     return body + f"crc32c: {crc32c(body):08x}\n".encode("ascii")
@@ -77,13 +82,18 @@ def parse(content: bytes, path: str) -> Membership:
     )
     try:
         lines = content.decode("ascii").splitlines()
-        if lines[0] != _FIRST_LINE or len(content) > FOUNDING_BYTES_MAX:
+        if lines[0] not in _FIRST_LINES or len(content) > FOUNDING_BYTES_MAX:
             raise damaged
         voters = int(lines[1].removeprefix("voters: "))
-        members = tuple(_member(line) for line in lines[2:-1])
+        joined = lines[0] == _FIRST_LINES[1]
+        found = _INDEX.fullmatch(lines[2]) if joined else None
+        if joined and found is None:
+            raise damaged
+        index = Index(int(found[1])) if found is not None else NO_INDEX
+        members = tuple(_member(line) for line in lines[2 + joined : -1])
     except (ValueError, IndexError) as error:
         raise damaged from error
-    membership = Membership(NO_INDEX, voters, members)
+    membership = Membership(index, voters, members)
     if render(membership) != content:
         raise damaged
     return membership
@@ -93,4 +103,5 @@ def _member(line: str) -> Member:
     found = _MEMBER.fullmatch(line)
     if found is None:
         raise ValueError(line)
-    return Member(NodeId(found[1]), Incarnation(bytes.fromhex(found[2])), found[3], Suffrage[found[4].upper()])
+    suffrage = Suffrage[found[4].upper()]
+    return Member(NodeId(found[1]), Incarnation(bytes.fromhex(found[2])), found[3], suffrage, found[5] is not None)

@@ -59,9 +59,7 @@ def add_quarantine(disk: Disk, directory: str, added: Quarantined) -> tuple[Quar
     if added in before:
         return before
     if len(before) >= QUARANTINED_MAX:
-        raise TooLargeError(
-            f"quarantine: {len(before)} commands are listed, limit QUARANTINED_MAX is {QUARANTINED_MAX}"
-        )
+        raise TooLargeError(f"quarantine: {len(before)} commands, limit QUARANTINED_MAX is {QUARANTINED_MAX}")
     after = tuple(sorted((*before, added), key=order))
     write_quarantine(disk, directory, after)
     return after
@@ -73,8 +71,10 @@ def write_quarantine(disk: Disk, directory: str, listed: tuple[Quarantined, ...]
 
 def render_quarantine(listed: tuple[Quarantined, ...]) -> bytes:
     lines = [f"hypercluster quarantine, format: {_FORMAT_VERSION}"]
-    for one in sorted(set(listed), key=order):
-        lines.append(f"refused: {one.index} {'all' if one.ordinal is None else one.ordinal}")
+    lines += [
+        f"refused: {one.index} {'all' if one.ordinal is None else one.ordinal}"
+        for one in sorted(set(listed), key=order)
+    ]
     return _closed(lines)
 
 
