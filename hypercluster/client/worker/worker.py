@@ -205,13 +205,13 @@ class Worker:
         """The whole tree from a snapshot (WS-52)."""
         async with self._turn:
             self.status.state = WorkerState.REBUILDING
-            self.status.rebuilds += 1
             rebuild = Rebuild(self._mirror)
             begun = False
             async for piece in feed.snapshot(self._nodes, address, self._workspace_id):
                 if not begun:
                     await self._in_thread(partial(rebuild.begin, piece.history_id))
                     begun = True
+                    self.status.rebuilds += 1  # a node that had none to give is not counted
                 records = [(record.family, record.key, record.value) for record in piece.records]
                 await self._in_thread(partial(rebuild.add, records))
                 log_index, root = piece.log_index, piece.root
