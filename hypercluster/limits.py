@@ -89,6 +89,7 @@ WATCH_SLICE_BYTES: Final = 256 * KIB  # one message of a catch-up
 APPLY_TURN_US: Final = 2_000
 VERSIONS_KEEP_ENTRIES: Final = 1_000_000  # old versions stay this many Raft entries (D-18)
 DISK_LOW_BYTES: Final = 256 * MIB  # with less room a node refuses writes; four flushes and a segment fit in it (CL-4)
+APPLY_ROOM_BYTES: Final = 128 * MIB  # with less, apply waits: a flush and what the log makes ahead fit in it
 DIGESTS_KEPT: Final = 1_024  # recent indexes whose digest is known without a read (CL-17)
 
 # RPC (CL-13).
@@ -137,6 +138,7 @@ PROMOTE_RETRY_MS: Final = 1_000  # a learner whose promotion was refused is aske
 PROMOTE_LAG_ENTRIES_MAX: Final = 1_000  # a learner further behind is not promoted
 HELD_FRAMES_MAX: Final = 4_096  # frames that wait for a sync
 
+check(APPLY_ROOM_BYTES < DISK_LOW_BYTES, "writes are refused before apply has to wait")
 check(WRITE_BYTES_MAX <= COMMAND_BYTES_MAX, "a write must fit a command")
 check(
     BATCH_BYTES_MAX + COMMAND_BYTES_MAX <= ENTRY_BYTES_MAX, "a batch that just took its last command must fit an entry"

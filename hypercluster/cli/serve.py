@@ -23,6 +23,7 @@ from hypercluster.cli.main import EXIT_FATAL
 from hypercluster.config import Config, ConfigError, load, split_address
 from hypercluster.credentials.tls import ReloadingFiles, TlsFiles
 from hypercluster.errors import ApplyFailedError, MalformedError
+from hypercluster.limits import APPLY_ROOM_BYTES
 from hypercluster.log.admission import admit
 from hypercluster.log.entry import stamp_end
 from hypercluster.node.apply_loop import ApplyLoop
@@ -180,6 +181,7 @@ class _Wiring:
             self.metrics,
             on_applied=self._on_applied,
             wake=self.driver.wake,
+            has_room=lambda: storage.free_bytes() >= APPLY_ROOM_BYTES,
         )
         parts = EngineParts(
             identity=EngineIdentity(identity.cluster_id, identity.node_id, identity.incarnation, address),

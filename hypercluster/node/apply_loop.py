@@ -4,17 +4,19 @@ Owns: the order of an entry's effects: judge, put chunk bytes, store changes wit
 and watchers; how long apply may keep the loop; the digests of recent indexes (CL-17).
 Never: judges (the machine does), touches the disk itself, retries: what raises here stops the node (CL-16).
 Invariants: nobody hears of an entry before the store has it; entries are applied in index order, each once; after
-APPLY_TURN_US in one turn of the loop `ready()` is False until the next turn, and while the store stalls.
+APPLY_TURN_US in one turn of the loop `ready()` is False until the next turn, while the store stalls, and while there
+is no room on the disk: then the log holds what is to come, and nothing that apply needs can fail for want of room.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from hypercluster import limits
-from hypercluster.errors import ApplyFailedError, HyperClusterError
+from hypercluster.errors import ApplyFailedError, DiskFailedError, DiskFullError, HyperClusterError
 from hypercluster.log.entry import decode_entry
 from hypercluster.node.fanout import Fanout
 from hypercluster.node.words import Turns
@@ -26,7 +28,10 @@ from hypercluster.state_machine.store import Change
 from hypercluster.telemetry.metrics import Metrics
 from hypercluster.values import ChunkHash, Digest, Index, Term
 
+log = logging.getLogger(__name__)
+
 STALL_LOOK_S = 0.005
+ROOM_LOOK_S = 0.25
 
 
 class StateStore(Protocol):
@@ -60,8 +65,9 @@ class ApplyLoop:
         *,
         on_applied: Callable[[int], None],
         wake: Callable[[], None],
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`wake` asks the engine for a tick once `ready()` may be True again."""
+        """`wake` asks the engine for a tick once `ready()` may be True again; `has_room` is asked once a turn."""
         self._machine = machine
         self._store = store
         self._chunks = chunks
@@ -71,6 +77,8 @@ class ApplyLoop:
         self._metrics = metrics
         self._on_applied = on_applied
         self._wake = wake
+        self._has_room = has_room
+        self._short_of_room = False
         self._turn_began_s = 0.0  # 0: nothing was applied in this turn yet
         self._paused = False
         self._digests: OrderedDict[Index, Digest] = OrderedDict()
@@ -88,8 +96,11 @@ class ApplyLoop:
         except HyperClusterError as error:
             raise ApplyFailedError(f"entry {index} of term {term} can not be read: {error}", index) from error
         applied = self._machine.apply(index, term, entry)
-        for chunk_hash, content in applied.chunks.items():
-            self._chunks.put(ChunkHash(chunk_hash), content)
+        try:
+            for chunk_hash, content in applied.chunks.items():
+                self._chunks.put(ChunkHash(chunk_hash), content)
+        except DiskFullError as error:  # it went within one turn
+            raise DiskFailedError(f"entry {index} can not be stored: {error}. Make room and start the node") from error
         self._finish(applied)
         for workspace_id, batch in applied.log_batches.items():
             self._fanout.publish(workspace_id, batch)
@@ -133,7 +144,19 @@ class ApplyLoop:
             self._paused = True
             self._turns.call_at(self._turns.time() + STALL_LOOK_S, self._resume)
             return False
+        if not self._turn_began_s and not self._look_for_room():
+            self._paused = True
+            self._turns.call_at(self._turns.time() + ROOM_LOOK_S, self._resume)
+            return False
         return True
+
+    def _look_for_room(self) -> bool:
+        room = self._has_room()
+        if room == self._short_of_room:
+            self._short_of_room = not room
+            words = "apply goes on: there is room" if room else "apply waits: no room on the disk"
+            log.log(logging.WARNING if room else logging.ERROR, words)
+        return room
 
     def _begin_turn(self, now_s: float) -> None:
         if not self._turn_began_s:

@@ -6,17 +6,19 @@ from collections.abc import Iterable
 
 import pytest
 
-from hypercluster.errors import ApplyFailedError
+from hypercluster.errors import ApplyFailedError, DiskFailedError, DiskFullError
 from hypercluster.limits import DIGESTS_KEPT
 from hypercluster.log.admission import admit
 from hypercluster.log.entry import batch_of, encode_batch
 from hypercluster.node.apply_loop import ApplyLoop
 from hypercluster.node.fanout import Fanout, OpLog
+from hypercluster.pb.v1.command_pb2 import Command
+from hypercluster.pb.v1.workspace_command_pb2 import WorkspaceCreate
 from hypercluster.state_machine.decoded import DecodedEntry, DecodedGroup
 from hypercluster.state_machine.machine import Machine
 from hypercluster.state_machine.store import Change
 from hypercluster.telemetry.metrics import Metrics
-from hypercluster.values import Digest, Index, Nanos, Term
+from hypercluster.values import ChunkHash, Digest, Index, Nanos, Term
 from tests.fakes.virtual_turns import VirtualTurns
 from tests.unit.node.commands import CALLER, SCOPE, chunk, client, hub_set, submit
 from tests.unit.node.memory_state import MemoryState
@@ -36,6 +38,7 @@ class World:
         self.machine = Machine(self.state)
         self.heard: list[int] = []
         self.wakes = 0
+        self.room = True
         metrics = Metrics()
         op_log = OpLog(lambda _: None, lambda _: 0, lambda *_: None, lambda _: (0, 0))
         self.loop = ApplyLoop(
@@ -48,6 +51,7 @@ class World:
             metrics,
             on_applied=self.heard.append,
             wake=self.wake,
+            has_room=lambda: self.room,
         )
 
     def wake(self) -> None:
@@ -96,9 +100,6 @@ def test_chunk_bytes_are_put_before_the_state_that_names_them() -> None:
 
     watched = Watched()
     world.loop._store = world.loop._chunks = watched
-    from hypercluster.pb.v1.command_pb2 import Command
-    from hypercluster.pb.v1.workspace_command_pb2 import WorkspaceCreate
-
     create = Command(workspace_create=WorkspaceCreate(name="demo", uid=1, gid=1, mode=0o755))
     made = entry(1, submit(client(1), 1, create))
     applied = world.loop.apply(Index(1), TERM, encode_batch(made), made)
@@ -132,6 +133,41 @@ def test_apply_pauses_while_the_store_stalls() -> None:
     world.state.stalls = False
     world.turns.pass_time(0.006)
     assert world.loop.ready()
+
+
+@pytest.mark.req("CL-4")
+def test_apply_waits_for_room_and_goes_on_by_itself() -> None:
+    world = World()
+    world.loop.advance(Index(1), TERM)
+    world.room = False
+    assert world.loop.ready(), "asked once a turn"
+    world.turns.turn()
+    assert not world.loop.ready()
+    world.turns.pass_time(1.0)
+    assert not world.loop.ready()
+    world.room = True
+    world.turns.pass_time(0.3)
+    assert world.wakes > 0 and world.loop.ready()
+
+
+@pytest.mark.req("CL-4", "CL-16")
+def test_a_chunk_that_finds_no_room_is_not_taken_for_a_bad_entry() -> None:
+    """ApplyFailedError would tell the operator to quarantine the command."""
+    world = World()
+    create = Command(workspace_create=WorkspaceCreate(name="demo", uid=1, gid=1, mode=0o755))
+    made = entry(1, submit(client(1), 1, create))
+    applied = world.loop.apply(Index(1), TERM, encode_batch(made), made)
+    workspace_id = applied.groups[0].runs[0].files[0].inode_id  # type: ignore[union-attr]
+
+    class Full(MemoryState):
+        def put(self, chunk_hash: ChunkHash, content: bytes) -> bool:
+            raise DiskFullError("no room for a chunk in /disk")
+
+    world.loop._chunks = Full()
+    made = entry(2, submit(client(1), 2, chunk(b"hello" * 100), workspace_id=workspace_id))
+    with pytest.raises(DiskFailedError, match="entry 2 can not be stored: no room for a chunk in /disk"):
+        world.loop.apply(Index(2), TERM, encode_batch(made), made)
+    assert world.state.committed == [1]
 
 
 @pytest.mark.req("CL-16")
