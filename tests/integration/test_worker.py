@@ -144,8 +144,9 @@ async def kill_and_follow(client: Client, cluster: Cluster, tmp_path: Path, seed
                 stderr=log,
             )
 
-    def applied() -> int:
-        return int(str((read_status(state_directory(mirror)) or {}).get("applied_index", 0)))
+    def has_reached(log_index: int, root: bytes) -> bool:
+        status = read_status(state_directory(mirror)) or {}
+        return (status.get("applied_index"), status.get("root")) == (log_index, root.hex())
 
     def is_up() -> bool:
         return (read_status(state_directory(mirror)) or {}).get("pid") == process.pid
@@ -173,11 +174,8 @@ async def kill_and_follow(client: Client, cluster: Cluster, tmp_path: Path, seed
     print(f"{cut_short} of {kills} kills left something to end")
     try:
         final = (await workspace.barrier()).workspace
-        await eventually(lambda: applied() >= final.log_index, f"it is there again: {tmp_path / 'log'}", 30)
+        await eventually(lambda: has_reached(final.log_index, final.root), "it is there again, with that root", 30)
         await assert_equals_export(workspace, mirror, tmp_path / "out")
-        status = read_status(state_directory(mirror))
-        assert status is not None
-        assert status["root"] == final.root.hex()
         process.send_signal(signal.SIGTERM)
         await eventually(lambda: process.poll() is not None, "the worker stops")
         assert process.returncode == 0, (tmp_path / "log").read_text()

@@ -82,6 +82,8 @@ class Worker:
         self._applier = Applier(self._mirror, self._door.fetch, self._in_thread)
         self.status.failure = await self._in_thread(lambda: Failure.read(self._mirror.store))
         self.status.applied_index = await self._in_thread(lambda: self._mirror.applied_index)
+        if await self._in_thread(self._mirror.plan) is None:  # otherwise the tree is ahead of the directory
+            self.status.root = (await self._in_thread(self._mirror.root)).hex()
         return self
 
     async def __aexit__(self, *_: object) -> None:
