@@ -43,7 +43,7 @@ from hypercluster.node.standing import Standing
 from hypercluster.node.timed_syncs import TimedSyncs
 from hypercluster.raft.adapter import RaftEngine
 from hypercluster.raft.driver import EngineDriver, SystemClock
-from hypercluster.raft.peer_hello import LocalNode
+from hypercluster.raft.peer_hello import BIRTH_BYTES, LocalNode
 from hypercluster.raft.peer_transport import GrpcPeerTransport
 from hypercluster.raft.settings import EngineParts, EngineSettings
 from hypercluster.raft.settings import Identity as EngineIdentity
@@ -164,10 +164,21 @@ class _Wiring:
         rng = random.Random(os.urandom(16))
         quarantined = tuple((one.index, one.ordinal) for one in self.directory.quarantined)
         local = LocalNode(
-            identity.cluster_id, identity.node_id, identity.incarnation, address, self.release, quarantined
+            identity.cluster_id,
+            identity.node_id,
+            identity.incarnation,
+            address,
+            self.release,
+            quarantined,
+            b"" if self.directory.had_log else os.urandom(BIRTH_BYTES),
         )
         self.transport = GrpcPeerTransport(
-            local, self.files, rng=rng, on_fatal=self.fatal, applied_index=lambda: self.host.applied_index
+            local,
+            self.files,
+            rng=rng,
+            on_fatal=self.fatal,
+            applied_index=lambda: self.host.applied_index,
+            admit=self.directory.met.admit,
         )
         self.addresses = ClientAddresses(identity.node_id, address, self.transport)
         self.fanout = Fanout(stored_op_log(storage.store), self.loop, self.metrics, encode_slice)

@@ -21,11 +21,13 @@ from hypercluster.state_machine.store import Family, Reader
 from hypercluster.storage.disk import PosixDisk
 from hypercluster.storage.founding import load_founding
 from hypercluster.storage.identity import DirectoryLock, Identity, open_identity
+from hypercluster.storage.met_peers import MetPeers
 from hypercluster.storage.node_storage import NodeStorage
 from hypercluster.storage.quarantine import load_quarantine
 from hypercluster.storage.rocks_options import RocksSettings
 from hypercluster.storage.runner import ThreadRunner
 from hypercluster.storage.wal.log import Wal
+from hypercluster.storage.wal.replay import segment_numbers
 from hypercluster.values import ChunkHash, Membership, NodeId
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,8 @@ class OpenDirectory:
     machine: Machine
     wal: Wal
     runners: Runners
+    had_log: bool  # False: this is the first process that works in the directory, or its log was lost
+    met: MetPeers
 
     def close(self) -> None:
         """Flushes what is applied and closes. Blocks."""
@@ -105,6 +109,8 @@ def open_directory(
         _begin_history(storage, identity)
         wal_directory = os.path.join(path, "wal")
         disk.mkdir(wal_directory)
+        had_log = bool(segment_numbers(disk.listdir(wal_directory)))
+        met = MetPeers(disk, path)
         wal, report = Wal.open(disk, wal_directory)
         if report.torn_bytes:
             log.warning("a torn tail was cut off the log", extra={"fields": {"bytes": report.torn_bytes}})
@@ -113,7 +119,7 @@ def open_directory(
         raise
     machine = Machine(storage.store, quarantined)
     check(machine.applied.index == storage.store.applied.index, "the state's two records of its index differ")
-    return OpenDirectory(path, lock, identity, founding, quarantined, storage, machine, wal, runners)
+    return OpenDirectory(path, lock, identity, founding, quarantined, storage, machine, wal, runners, had_log, met)
 
 
 def _begin_history(storage: NodeStorage, identity: Identity) -> None:

@@ -26,6 +26,7 @@ from hypercluster.raft.peer_timing import PeerTiming
 from hypercluster.raft.resolve import Resolver, grpc_target, split_address
 from hypercluster.values import Incarnation, NodeId
 
+_TOLD: Final = (Refusal.QUARANTINE_DIFFERS.value, Refusal.LOST_LOG.value)  # these come with words
 _PATH: Final = f"/{SERVICE}/{METHOD}"
 
 
@@ -95,7 +96,7 @@ class PeerDialer:
             if hello is None:
                 registry.count(Refusal.BAD_HELLO, self._peer)
                 return False
-            refusal = peer_hello.judge_hello(hello, self._peer, local, registry.membership)
+            refusal = registry.judge(hello, self._peer)
             if refusal is not None:
                 registry.count(refusal, self._peer, registry.detail(refusal, hello))
                 return False
@@ -110,7 +111,7 @@ class PeerDialer:
 
 def _words(error: grpc.aio.AioRpcError) -> str:
     reasons = [value for key, value in (error.trailing_metadata() or ()) if key == REASON_KEY]
-    if reasons and reasons[0] == Refusal.QUARANTINE_DIFFERS.value:
+    if reasons and reasons[0] in _TOLD:
         return f"the peer refused: {reasons[0]!s:.40}: {(error.details() or '')[:500]}"
     if reasons:
         return f"the peer refused: {reasons[0]!s:.40}"

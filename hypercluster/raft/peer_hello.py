@@ -23,6 +23,7 @@ from hypercluster.pb.v1 import peer_pb2
 from hypercluster.values import ClusterId, Incarnation, Membership, NodeId
 
 PROTOCOL: Final = 1
+BIRTH_BYTES: Final = 16
 _ADDRESS: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}")
 
 
@@ -38,6 +39,7 @@ class Refusal(Enum):
     NAME_MISMATCH = "NAME_MISMATCH"  # the hello names another node than the certificate
     WRONG_INCARNATION = "WRONG_INCARNATION"  # another life of that node's directory, also a removed one
     QUARANTINE_DIFFERS = "QUARANTINE_DIFFERS"  # it refuses other commands than this node does (CL-16)
+    LOST_LOG = "LOST_LOG"  # met before, and now without a log: its directory was lost or made by hand (CL-15)
     BAD_MESSAGE = "BAD_MESSAGE"  # a frame over the limit, or no frames at all
     NOT_STARTED = "NOT_STARTED"  # this node is starting or stopping
 
@@ -55,6 +57,7 @@ class LocalNode:
     client_address: str  # host:port, for leader hints; '' when it has none
     version: str
     quarantined: tuple[QuarantinedAt, ...] = ()  # sorted; fixed while the process lives
+    birth: bytes = b""  # 16 random bytes of a process whose directory had no log, else b""
 
 
 def write_hello(local: LocalNode) -> bytes:
@@ -69,6 +72,7 @@ def write_hello(local: LocalNode) -> bytes:
             client_address=local.client_address,
             quarantined=[peer_pb2.QuarantinedCommand(index=i, ordinal=o) for i, o in local.quarantined],
             quarantine_digest=quarantine_digest(local.quarantined),
+            birth=local.birth,
         )
     ).SerializeToString()
 
@@ -95,7 +99,7 @@ def read_hello(frame: bytes) -> peer_pb2.PeerHello | None:
     if parsed.WhichOneof("kind") != "hello":
         return None
     hello = parsed.hello
-    if len(hello.quarantined) > QUARANTINED_MAX:
+    if len(hello.quarantined) > QUARANTINED_MAX or len(hello.birth) not in (0, BIRTH_BYTES):
         return None
     if hello.client_address and _ADDRESS.fullmatch(hello.client_address) is None:
         return None

@@ -78,7 +78,7 @@ class PeerListener:
         hello = await self._read_hello(context)
         if hello is None:
             await self._refuse(context, Refusal.BAD_HELLO, dialer)
-        refusal = peer_hello.judge_hello(hello, dialer, registry.local, registry.membership)
+        refusal = registry.judge(hello, dialer)
         if refusal is not None:
             await self._refuse(context, refusal, dialer, registry.detail(refusal, hello))
         await context.write(peer_wire.one(peer_hello.write_hello(registry.local)))

@@ -12,16 +12,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
-from hypercluster.errors import check
+from hypercluster.errors import REJOIN, check
 from hypercluster.pb.v1.peer_pb2 import PeerHello
+from hypercluster.raft import peer_hello
 from hypercluster.raft.peer_hello import LocalNode, Refusal, quarantine_difference
 from hypercluster.raft.peer_link import PeerLink
-from hypercluster.values import NO_INDEX, Membership, NodeId
+from hypercluster.values import NO_INDEX, Incarnation, Membership, NodeId
 
 _LOG = logging.getLogger(__name__)
+Admit = Callable[[Incarnation, bytes, Collection[Incarnation]], bool]
 NOBODY: Final = Membership(index=NO_INDEX, configured_voters=1, members=())
 
 
@@ -31,10 +33,12 @@ class PeerRegistry:
         local: LocalNode,
         on_fatal: Callable[[BaseException], None],
         applied_index: Callable[[], int] = lambda: 0,
+        admit: Admit = lambda _incarnation, _birth, _members: True,
     ) -> None:
-        """`applied_index` is for the words about a quarantine only."""
+        """`applied_index` is for the words about a quarantine only; `admit` is MetPeers.admit."""
         self.local = local
         self._applied_index = applied_index
+        self._admit = admit
         self.membership = NOBODY
         self.refusals: Counter[Refusal] = Counter()
         self._on_fatal = on_fatal
@@ -113,8 +117,21 @@ class PeerRegistry:
         self.refusals[refusal] += 1
         self.problem(who, f"refused: {refusal.value}{': ' if detail else ''}{detail}")
 
+    def judge(self, hello: PeerHello, proven: NodeId) -> Refusal | None:
+        """`judge_hello`, and that it is not an empty log under an incarnation that was met before."""
+        refusal = peer_hello.judge_hello(hello, proven, self.local, self.membership)
+        if refusal is not None:
+            return refusal
+        members = {member.incarnation for member in self.membership.members}
+        return None if self._admit(Incarnation(hello.incarnation), hello.birth, members) else Refusal.LOST_LOG
+
     def detail(self, refusal: Refusal, hello: PeerHello) -> str:
         """Words for an enrolled node whose hello was refused; '' where the code says it all."""
+        if refusal is Refusal.LOST_LOG:
+            return (
+                f"{hello.node_id} was here before as incarnation {hello.incarnation.hex()} and has no log now: it lost "
+                f"its directory, or was given a new one by hand. {REJOIN}"
+            )
         if refusal is not Refusal.QUARANTINE_DIFFERS:
             return ""
         return quarantine_difference(hello, self.local, self._applied_index())

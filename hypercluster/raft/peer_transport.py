@@ -19,7 +19,7 @@ from hypercluster.errors import MalformedError
 from hypercluster.raft.peer_dialer import PeerDialer
 from hypercluster.raft.peer_hello import LocalNode
 from hypercluster.raft.peer_listener import PeerListener
-from hypercluster.raft.peer_registry import PeerRegistry
+from hypercluster.raft.peer_registry import Admit, PeerRegistry
 from hypercluster.raft.peer_timing import PeerTiming
 from hypercluster.raft.resolve import Resolver
 from hypercluster.values import Membership, NodeId
@@ -38,6 +38,7 @@ class GrpcPeerTransport:
         resolver: Resolver | None = None,
         timing: PeerTiming | None = None,
         applied_index: Callable[[], int] = lambda: 0,
+        admit: Admit = lambda _incarnation, _birth, _members: True,
     ) -> None:
         """`on_fatal` gets whatever a callback of the engine raises. Raises MalformedError when the certificate is not
         this node's."""
@@ -53,7 +54,7 @@ class GrpcPeerTransport:
         self._rng = rng
         self._timing = timing or PeerTiming()
         self._resolver = resolver or Resolver()
-        self._registry = PeerRegistry(local, on_fatal, applied_index)
+        self._registry = PeerRegistry(local, on_fatal, applied_index, admit)
         self._listener = PeerListener(self._registry, files, self._timing)
         self._dialers: dict[NodeId, PeerDialer] = {}
         self._stopping: asyncio.Task[None] | None = None

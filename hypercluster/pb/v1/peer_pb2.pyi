@@ -40,7 +40,7 @@ class PeerFrame(_message.Message):
     def __init__(self, hello: _Optional[_Union[PeerHello, _Mapping]] = ..., append: _Optional[_Union[AppendEntries, _Mapping]] = ..., append_ack: _Optional[_Union[AppendAck, _Mapping]] = ..., pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[PreVoteReply, _Mapping]] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., term_notice: _Optional[_Union[TermNotice, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., checkpoint_offer: _Optional[_Union[CheckpointOffer, _Mapping]] = ..., checkpoint_piece: _Optional[_Union[CheckpointPiece, _Mapping]] = ..., checkpoint_ack: _Optional[_Union[CheckpointAck, _Mapping]] = ..., chunk_request: _Optional[_Union[ChunkRequest, _Mapping]] = ..., chunk_reply: _Optional[_Union[ChunkReply, _Mapping]] = ...) -> None: ...
 
 class PeerHello(_message.Message):
-    __slots__ = ("cluster_id", "node_id", "incarnation", "protocol", "version", "client_address", "quarantined", "quarantine_digest")
+    __slots__ = ("cluster_id", "node_id", "incarnation", "protocol", "version", "client_address", "quarantined", "quarantine_digest", "birth")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class PeerHello(_message.Message):
     CLIENT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     QUARANTINE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BIRTH_FIELD_NUMBER: _ClassVar[int]
     cluster_id: bytes
     node_id: str
     incarnation: bytes
@@ -57,7 +58,8 @@ class PeerHello(_message.Message):
     client_address: str
     quarantined: _containers.RepeatedCompositeFieldContainer[QuarantinedCommand]
     quarantine_digest: bytes
-    def __init__(self, cluster_id: _Optional[bytes] = ..., node_id: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., client_address: _Optional[str] = ..., quarantined: _Optional[_Iterable[_Union[QuarantinedCommand, _Mapping]]] = ..., quarantine_digest: _Optional[bytes] = ...) -> None: ...
+    birth: bytes
+    def __init__(self, cluster_id: _Optional[bytes] = ..., node_id: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., client_address: _Optional[str] = ..., quarantined: _Optional[_Iterable[_Union[QuarantinedCommand, _Mapping]]] = ..., quarantine_digest: _Optional[bytes] = ..., birth: _Optional[bytes] = ...) -> None: ...
 
 class QuarantinedCommand(_message.Message):
     __slots__ = ("index", "ordinal")
