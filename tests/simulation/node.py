@@ -35,7 +35,7 @@ from hypercluster.state_machine.machine import Machine
 from hypercluster.state_machine.meta import genesis, read_cluster
 from hypercluster.storage.wal.log import Wal
 from hypercluster.telemetry.metrics import Metrics
-from hypercluster.values import ClusterId, HistoryId, Incarnation, Membership, NodeId, Role, Scope
+from hypercluster.values import ClusterId, HistoryId, Incarnation, Index, Membership, NodeId, Role, Scope
 from tests.fakes.memory_storage import MemoryNodeStorage
 from tests.simulation.events import EventQueue, NodeClock, Timer
 from tests.simulation.invariants import Invariants, ViolationError
@@ -226,6 +226,7 @@ class SimNode:
         self.storage = MemoryNodeStorage(
             HISTORY, self._bulk, referenced_hashes, flush_entries=self._tuning.flush_entries
         )
+        self._durable_when_down = 0
         self._acked: tuple[int, int] | None = None  # term and index of the newest acknowledgement that left
         self._votes: dict[int, str] = {}
 
@@ -295,9 +296,10 @@ class SimNode:
 
     def crash(self) -> None:
         """Power off: the sync that was under way may have written some of its bytes."""
-        life, self.life = self.life, None
-        if life is None:
+        if self.life is None:
             return
+        self._durable_when_down = self.durable_index()
+        life, self.life = self.life, None
         life.loop.closed = True
         life.driver.close()
         jobs = self._syncs.crash()
@@ -359,6 +361,12 @@ class SimNode:
                 if first != voted:
                     raise ViolationError("two votes", f"{self.node_id} in term {reply.term}: {first} and {voted}")
 
+    def durable_index(self) -> int:
+        """The highest index that a power cut now would leave on this node's disk, at the least."""
+        if self.life is None:
+            return self._durable_when_down
+        return max(self.life.wal.durable_index, self.storage.store.flushed_index)
+
     def _same_term(self, term: int) -> bool:
         return self._acked is not None and self._acked[0] == term
 
@@ -384,5 +392,4 @@ class SimNode:
         if engine.role() is Role.LEADER:
             self.invariants.leads(self.node_id, engine.term())
         if self._acked is not None and self._acked[0] == engine.term():
-            durable = max(life.wal.durable_index, self.storage.store.flushed_index)
-            self.invariants.holds(self.node_id, self.incarnation, engine.term(), durable)
+            self.invariants.holds(self.node_id, self.incarnation, engine.term(), Index(self.durable_index()))

@@ -146,6 +146,7 @@ class World:
         self.network = SimNetwork(self.events, self.rng, drawn.weather)
         self.summary = Summary(drawn.seed)
         self.healing = False
+        self._told_index = 0
         self.wiped: list[NodeId] = []
         founding = Membership(
             Index(0),
@@ -203,7 +204,22 @@ class World:
     # --- what faults and clients use --------------------------------------------------------------------
 
     def submit(self, node: NodeId, message: bytes, principal: str, sink: Callable[[list[pb.Acks]], None]) -> bool:
-        return self.nodes[node].submit(message, principal, sink)
+        def answered(acks: list[pb.Acks]) -> None:
+            for ack in acks:
+                self._check_majority(node, ack.raft_index)
+            sink(acks)
+
+        return self.nodes[node].submit(message, principal, answered)
+
+    def _check_majority(self, node: NodeId, index: int) -> None:
+        """What a node tells a client is on a majority of the disks by then (CL-2, D-9)."""
+        if index <= self._told_index or self.summary.faults_by_name.get("lose disk"):
+            return  # told before; or a disk that held it has been taken away since
+        self._told_index = index
+        self.invariants.checks += 1
+        holders = [n.node_id for n in self.nodes.values() if n.durable_index() >= index]
+        if len(holders) < len(self.nodes) // 2 + 1:
+            raise ViolationError("answered before a majority had it", f"{node} told {index}, on disk at {holders}")
 
     def up(self) -> list[SimNode]:
         return [n for n in self.nodes.values() if n.life is not None]
