@@ -112,6 +112,17 @@ def test_a_host_that_is_not_ready_pauses_applying_and_nothing_else() -> None:
     assert isinstance(outcomes[0], Committed)
 
 
+@pytest.mark.req("CL-4", "CL-10")
+def test_a_host_that_is_not_ready_holds_up_no_leader() -> None:
+    """It may wait for room on the disk: a new leader's own entry takes none, and its reads need it."""
+    world = World()
+    for host in world.hosts.values():
+        host.is_ready = False
+    a = world.elect("a")
+    world.run(0.5)
+    assert a.commit_index() == a.applied_index() == 1
+
+
 def test_answers_come_in_index_order_and_once() -> None:
     world = World()
     world.elect("a")
