@@ -26,9 +26,11 @@ RESEED: Final = REJOIN
 DISK_TROUBLE: Final = ("Input/output error", "Structure needs cleaning", "Read-only file system")
 
 
-def opening_error(path: str, error: Exception, way_out: str) -> FatalError:
+def opening_error(path: str, error: Exception, way_out: str) -> FatalError | HyperClusterError:
     """`way_out` names what mends damage."""
     text = str(error)
+    if _is_full(text):  # nothing is damaged, so nothing must be removed
+        return DiskFullError(f"no room to open {path}: {text}. Make room on this disk, then start the node again")
     if "While lock file" in text or "lock hold by current process" in text:
         return WrongDirectoryError(f"{path} is open in another process: stop that one first")
     if "Too many open files" in text or any(words in text for words in DISK_TROUBLE):
@@ -62,6 +64,10 @@ def is_stall(error: Exception) -> bool:
 
 def writing_error(path: str, error: Exception) -> FatalError | HyperClusterError:
     text = str(error)
-    if "No space left" in text or errno.errorcode[errno.ENOSPC] in text or "Disk quota" in text:
+    if _is_full(text):
         return DiskFullError(f"no room in {path}: {text}")
     return DiskFailedError(f"writing to {path} failed: {text}")
+
+
+def _is_full(text: str) -> bool:
+    return "No space left" in text or errno.errorcode[errno.ENOSPC] in text or "Disk quota" in text

@@ -9,9 +9,17 @@ from pathlib import Path
 import pytest
 
 from hypercluster import limits
-from hypercluster.errors import DamagedError, DiskFailedError, InvariantError, TurnedAwayError, WrongDirectoryError
+from hypercluster.errors import (
+    DamagedError,
+    DiskFailedError,
+    DiskFullError,
+    InvariantError,
+    TurnedAwayError,
+    WrongDirectoryError,
+)
 from hypercluster.state_machine.store import Change, Family
 from hypercluster.storage.rocks import FORMAT_KEY, Applied, FlushState, RocksStore
+from hypercluster.storage.rocks_errors import opening_error
 from hypercluster.storage.rocks_options import RocksSettings
 from hypercluster.values import Digest, Index, NodeId, Term
 
@@ -228,6 +236,15 @@ def test_damage_names_the_directory_and_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "state" / "CURRENT").write_bytes(b"nonsense")
     with pytest.raises(DamagedError, match=r"state.*hypercluster node rejoin"):
         RocksStore(str(tmp_path / "state"), SMALL)
+
+
+@pytest.mark.req("CL-4")
+def test_a_full_disk_at_opening_is_not_called_damaged() -> None:
+    """Words for damage tell the operator to remove the directory."""
+    words = "IO error: No space left on device: While appending to file: /d/MANIFEST-000009: No space left on device"
+    found = opening_error("/d", Exception(words), "Remove that directory")
+    assert isinstance(found, DiskFullError)
+    assert "Make room" in str(found) and "Remove" not in str(found)
 
 
 def test_a_damaged_block_is_reported_and_never_taken_for_the_end(tmp_path: Path) -> None:
