@@ -33,7 +33,7 @@ from hypercluster.credentials.tls import load as load_tls
 from hypercluster.errors import MalformedError, StepRefusedError, WrongClusterError
 from hypercluster.pb.v1.cluster_pb2 import MembersResponse
 from hypercluster.state_machine.machine import Quarantined
-from hypercluster.storage.disk import PosixDisk
+from hypercluster.storage.disk import Disk, PosixDisk
 from hypercluster.storage.identity import DirectoryLock, new_incarnation
 from hypercluster.storage.rejoin_plan import RejoinDirectory, RejoinPlan
 from hypercluster.values import ClusterId, HistoryId, Incarnation, Index, Member, Membership, NodeId, Suffrage
@@ -95,7 +95,14 @@ class Rejoined:
 
 class Rejoin:
     def __init__(
-        self, config: Config, config_path: Path, settings: ClientSettings, address: str, *, promote: bool
+        self,
+        config: Config,
+        config_path: Path,
+        settings: ClientSettings,
+        address: str = "",
+        *,
+        promote: bool = True,
+        disk: Disk | None = None,
     ) -> None:
         self._config = config
         self._node_id = NodeId(config.node.id)
@@ -103,7 +110,7 @@ class Rejoin:
         self._settings = settings
         self._address = address
         self._promote = promote
-        self._disk = PosixDisk()
+        self._disk = disk or PosixDisk()
         if address and split_address(address) is None:
             raise MalformedError(f"--address {address!r}: expected host:port")
 
@@ -154,13 +161,15 @@ class Rejoin:
             directory.forget()
             plan = None
         if plan is None:
-            name = f"{os.path.basename(directory.data)}.aside-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+            life = new_incarnation()
+            moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            name = f"{os.path.basename(directory.data)}.aside-{moment}-{life.hex()[:8]}"
             old = calls.find(found, self._node_id)
             plan = RejoinPlan(
                 ClusterId(found.cluster_id),
                 HistoryId(found.history_id),
                 self._node_id,
-                new_incarnation(),
+                life,
                 name,
                 self._address or (old.peer_address if old is not None else "") or self._config.listen.peer,
             )

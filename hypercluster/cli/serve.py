@@ -342,6 +342,7 @@ def engine_settings(config: Config) -> EngineSettings:
         fallback_ms=raft.election_min_ms * 5 // 4,
         clock_skew_max_ms=raft.clock_skew_max_ms,
         log_keep_entries=raft.log_keep_entries,
+        checkpoint_every_entries=raft.checkpoint_every_entries,
     )
 
 

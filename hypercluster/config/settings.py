@@ -53,6 +53,7 @@ class RaftConfig:
     election_max_ms: int = limits.ELECTION_MAX_MS
     clock_skew_max_ms: int = limits.CLOCK_SKEW_MAX_MS
     log_keep_entries: int = limits.LOG_KEEP_ENTRIES
+    checkpoint_every_entries: int = limits.LOG_KEEP_ENTRIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "raft.election_max_ms": (31, 120_000),
     "raft.clock_skew_max_ms": (10, 60_000),
     "raft.log_keep_entries": (100, 100_000_000),
+    "raft.checkpoint_every_entries": (100, 100_000_000),
     "batch.window_ms": (0, 1_000),
     "batch.ops_max": (1, 4_096),
     "batch.bytes_max": (1_024, limits.BATCH_BYTES_MAX),

@@ -10,7 +10,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 
-from tests.known_bad import ablations, dedupe_off, no_fsync
+from tests.known_bad import ablations, apply_raises, dedupe_off, lenient_hello, no_fsync
 
 _for_good = contextlib.ExitStack()
 
@@ -29,8 +29,11 @@ def _dedupe_off() -> None:
 
 BAD: dict[str, Callable[[], None]] = {
     "ack_before_sync": _ablation("DUR"),
+    "any_quarantine": lenient_hello.any_quarantine,
+    "apply_raises": apply_raises.install,
     "dedupe_off": _dedupe_off,
     "durable_at_once": no_fsync.install_durable_at_once,
+    "meets_anew": lenient_hello.meets_anew,
     "no_fsync": no_fsync.install,
 }
 
