@@ -94,3 +94,10 @@ async def test_a_build_whose_log_does_not_sync_is_caught(tmp_path: Path, opened:
         refused = str(refusal)
         print(f"refused to start: {refused}")
     assert lost > 0 or "/wal" in refused
+
+
+@pytest.mark.req("CH-10", "CL-2")
+async def test_a_build_that_does_not_sync_entries_is_caught(tmp_path: Path, opened: ExitStack) -> None:
+    """Its segments are whole, so it starts and works on: only the journals tell that writes are gone."""
+    found = await run(tmp_path, opened, 1, SEED, "--bad", "entries_unsynced")
+    assert all(report.lost for report in found.reports.values())
