@@ -34,6 +34,7 @@ BAD: dict[str, Callable[[], None]] = {
     "dedupe_off": _dedupe_off,
     "durable_at_once": no_fsync.install_durable_at_once,
     "meets_anew": lenient_hello.meets_anew,
+    "entries_unsynced": no_fsync.install_entries_unsynced,
     "no_fsync": no_fsync.install,
 }
 
