@@ -51,7 +51,7 @@ def _pretend_to_sync(writer: SegmentWriter) -> None:
 
 
 def install_entries_unsynced() -> None:
-    SegmentWriter._sync = _pretend_to_sync  # type: ignore[method-assign]
+    SegmentWriter._sync = _pretend_to_sync  # type: ignore[method-assign, assignment]
 
 
 def _last_index(wal: Wal) -> Index:
