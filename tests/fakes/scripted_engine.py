@@ -24,9 +24,7 @@ NODES = ("n1", "n2", "n3")
 
 
 def three_members() -> Membership:
-    members = tuple(
-        Member(NodeId(n), Incarnation(n.encode() * 8), f"{n}:7802", Suffrage.VOTER) for n in NODES
-    )
+    members = tuple(Member(NodeId(n), Incarnation(n.encode() * 8), f"{n}:7802", Suffrage.VOTER) for n in NODES)
     return Membership(NO_INDEX, 3, members)
 
 
@@ -62,6 +60,7 @@ class ScriptedEngine:
         self.proposals: deque[Proposal] = deque()
         self.reads: list[Callable[[ReadOutcome], None]] = []
         self.transfers: list[NodeId | None] = []
+        self.changes: list[tuple[Membership, Callable[[ProposalOutcome], None]]] = []
         self.next_index = 1
         self.stamp_ns = 1_000
         self.stopped = False
@@ -83,7 +82,7 @@ class ScriptedEngine:
         self.transfers.append(to)
 
     def change_membership(self, wanted: Membership, done: Callable[[ProposalOutcome], None]) -> None:
-        raise NotImplementedError
+        self.changes.append((wanted, done))
 
     def next_stamp_ns(self, span: int) -> int:
         self.stamp_ns += span
@@ -133,5 +132,3 @@ class ScriptedEngine:
         waiting, self.reads = self.reads, []
         for done in waiting:
             done(NotProposed(reason, NodeId(leader) if leader else None))
-
-
