@@ -220,7 +220,7 @@ def lost_current(data: Path) -> None:
 
 # What is done to the directory of a stopped node, and what its one line of error must say.
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
-    "identity damaged": (lambda data: flip(data / "identity", 70), r"identity is damaged.*join again"),
+    "identity damaged": (lambda data: flip(data / "identity", 70), r"identity is damaged.*hypercluster node rejoin"),
     "identity newer": (newer_identity, r"has format 2, this release reads up to 1: install"),
     "identity missing": (lambda data: (data / "identity").unlink(), r"has no identity file but is not empty"),
     "founding damaged": (lambda data: flip(data / "founding", 20), r"founding"),
