@@ -99,8 +99,8 @@ class ApplyLoop:
         try:
             for chunk_hash, content in applied.chunks.items():
                 self._chunks.put(ChunkHash(chunk_hash), content)
-        except DiskFullError as error:  # it went within one turn
-            raise DiskFailedError(f"entry {index} can not be stored: {error}. Make room and start the node") from error
+        except DiskFullError as error:  # the room went within one turn
+            raise _no_room(index, error) from error
         self._finish(applied)
         for workspace_id, batch in applied.log_batches.items():
             self._fanout.publish(workspace_id, batch)
@@ -112,7 +112,10 @@ class ApplyLoop:
         self._finish(self._machine.advance(index, term))
 
     def _finish(self, applied: Applied) -> None:
-        self._store.commit(applied.index, applied.term, applied.digest, applied.changes, applied.last_stamp_ns)
+        try:
+            self._store.commit(applied.index, applied.term, applied.digest, applied.changes, applied.last_stamp_ns)
+        except DiskFullError as error:  # a flush that found no room
+            raise _no_room(applied.index, error) from error
         self._note(applied.index, applied.digest)
         self._metrics.entries_applied.inc()
         self._on_applied(applied.index)
@@ -175,3 +178,8 @@ class ApplyLoop:
     def _resume(self) -> None:
         self._paused = False
         self._wake()
+
+
+def _no_room(index: Index, error: DiskFullError) -> DiskFailedError:
+    """The entry is sound, so this must not pass for a failure of apply, which is mended by quarantining the command."""
+    return DiskFailedError(f"entry {index} can not be stored: {error}. Make room and start the node")

@@ -170,6 +170,21 @@ def test_a_chunk_that_finds_no_room_is_not_taken_for_a_bad_entry() -> None:
     assert world.state.committed == [1]
 
 
+@pytest.mark.req("CL-4", "CL-16")
+def test_a_flush_that_finds_no_room_is_not_taken_for_a_bad_entry() -> None:
+    world = World()
+
+    class Full(MemoryState):
+        def commit(
+            self, index: Index, term: Term, digest: Digest, changes: Iterable[Change], last_stamp_ns: int = 0
+        ) -> None:
+            raise DiskFullError("no room in /state")
+
+    world.loop._store = Full()
+    with pytest.raises(DiskFailedError, match="entry 1 can not be stored: no room in /state"):
+        world.loop.advance(Index(1), TERM)
+
+
 @pytest.mark.req("CL-16")
 def test_an_entry_that_can_not_be_read_stops_the_node_by_name() -> None:
     world = World()
