@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import grpc
 
-from hypercluster.client.stubs import cluster_service
+from hypercluster.client import members as client_members
+from hypercluster.client.nodes import Nodes
 from hypercluster.pb.v1 import cluster_pb2
 from tests.integration.cluster import Cluster, eventually
 from tests.integration.test_three_nodes import write
@@ -41,10 +43,12 @@ async def rejoin(cluster: Cluster, name: str) -> dict[str, str]:
 
 
 async def members(cluster: Cluster) -> dict[str, cluster_pb2.PeerInfo]:
-    """As the leader confirms them."""
-    leader = await cluster.leader(20)
-    stub = cluster_service(cluster.channel(leader))
-    answer = await stub.Members(cluster_pb2.MembersRequest(), timeout=10)
+    """As a leader confirms them."""
+    nodes = Nodes(cluster.client_settings(), random.Random(1))
+    try:
+        answer = await client_members.members(nodes, 20.0)
+    finally:
+        await nodes.close()
     return {member.node_id: member for member in answer.members}
 
 

@@ -154,6 +154,8 @@ async def test_a_damaged_log_is_named_and_the_node_comes_back_by_checkpoint(tmp_
         said = cluster.log(victim)
         assert f"hypercluster wal inspect {data}`" in said and "hypercluster node rejoin --config node.toml`" in said
         done = await rejoin(cluster, victim)
+        await cluster.restart(leader)  # whoever leads now knows from the configuration that it wants to be promoted
+        await cluster.leader(20)
         cluster.start(victim)
         await becomes_voter(cluster, victim, done["incarnation"])
         await same_state(cluster)
