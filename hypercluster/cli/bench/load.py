@@ -2,8 +2,8 @@
 
 Owns: `Plan`, `run`. Commands are serialized before the clock starts, as a compiled client's would cost nothing
 beside the server's work; what is measured is the cluster with a client that is not in its way.
-Each session is one lane (D-7) on one of `conns` connections and keeps `window` commands in flight, `per_message`
-of them a message.
+Each session is one lane (D-7), a client of its own; the lanes are spread over `conns` connections, one stream each, as
+etcd's clients share theirs. A lane keeps `window` commands in flight, `per_message` of them a message.
 Run as `python -m hypercluster.cli.bench.load PLAN_JSON`: prints one JSON line.
 """
 
@@ -100,54 +100,72 @@ def _file_command(plan: Plan, session: int, number: int, rng: random.Random, val
     return command_pb.Command(file=operation).SerializeToString()
 
 
-class _Session:
-    """One lane: sends the next message whenever the window has room, records when acknowledgements come."""
+@dataclass(slots=True)
+class _Lane:
+    """One client: what it has sent, when, and how much of it is answered."""
 
-    def __init__(self, plan: Plan, channel: grpc.aio.Channel, commands: list[bytes], tally: _Tally) -> None:
+    client_id: bytes
+    commands: list[bytes]
+    sent: list[float] = field(default_factory=list)
+    acknowledged: int = 0
+
+
+class _Stream:
+    """The lanes of one connection. Every lane sends its next message whenever its window has room."""
+
+    def __init__(self, plan: Plan, channel: grpc.aio.Channel, lanes: list[_Lane], tally: _Tally) -> None:
         self._plan = plan
-        self._commands = commands
+        self._lanes = {lane.client_id: lane for lane in lanes}
         self._tally = tally
-        self._client = _field(1, os.urandom(16))
         self._workspace = _field(5, bytes.fromhex(plan.workspace_id)) if plan.workspace_id else b""
         self._stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(STREAM)
+        self._raft_index = 1
 
     async def run(self) -> None:
-        plan, tally, commands = self._plan, self._tally, self._commands
         call = self._stream()
-        sent: list[float] = []
-        acknowledged, raft_index = 0, 1
-        per_message, clock, parse = plan.per_message, time.perf_counter, AcksBatch.FromString
-        while True:
-            while (
-                tally.running
-                and len(sent) - acknowledged + per_message <= plan.window
-                and len(sent) + per_message <= len(commands)
-            ):
-                first = len(sent)
-                head = self._client + b"\x10" + _varint(first + 1)
-                if acknowledged:  # a field that is zero is not written: the cluster takes the shortest encoding only
-                    head += b"\x18" + _varint(acknowledged)
-                head += b"\x20" + _varint(raft_index) + self._workspace
-                sent.extend([clock()] * per_message)
-                await call.write(head + b"".join(commands[first : first + per_message]))
-            if acknowledged == len(sent):
-                await call.done_writing()
-                return
+        parse = AcksBatch.FromString
+        for lane in self._lanes.values():
+            await self._send(call, lane)
+        while any(lane.acknowledged < len(lane.sent) for lane in self._lanes.values()):
             answer = await call.read()
             if not isinstance(answer, bytes):
                 raise RuntimeError(f"the stream ended: {await call.code()} {await call.details()}")
-            now = clock()
+            now = time.perf_counter()
+            ready: dict[bytes, _Lane] = {}
             for acks in parse(answer).acks:
-                if any(acks.reason):
-                    tally.refused += sum(1 for r in acks.reason if r)
-                    if not acks.raft_index:
-                        raise RuntimeError(f"turned away: reason {acks.reason[0]} {acks.message}")
-                raft_index = max(raft_index, acks.raft_index)
-                start = acks.first_seq - 1
-                acknowledged = max(acknowledged, start + acks.count)
-                if tally.measuring:
-                    tally.acknowledged += acks.count
-                    tally.latencies.extend([now - t for t in sent[start : start + acks.count]])
+                ready[acks.client_id] = self._take(acks, now)
+            for lane in ready.values():
+                await self._send(call, lane)
+        await call.done_writing()
+
+    async def _send(self, call: grpc.aio.StreamStreamCall[bytes, bytes], lane: _Lane) -> None:
+        plan, sent, per_message = self._plan, lane.sent, self._plan.per_message
+        while (
+            self._tally.running
+            and len(sent) - lane.acknowledged + per_message <= plan.window
+            and len(sent) + per_message <= len(lane.commands)
+        ):
+            first = len(sent)
+            head = _field(1, lane.client_id) + b"\x10" + _varint(first + 1)
+            if lane.acknowledged:  # a field that is zero is not written: the cluster takes the shortest encoding only
+                head += b"\x18" + _varint(lane.acknowledged)
+            head += b"\x20" + _varint(self._raft_index) + self._workspace
+            sent.extend([time.perf_counter()] * per_message)
+            await call.write(head + b"".join(lane.commands[first : first + per_message]))
+
+    def _take(self, acks: command_pb.Acks, now: float) -> _Lane:
+        lane, tally = self._lanes[acks.client_id], self._tally
+        if any(acks.reason):
+            tally.refused += sum(1 for r in acks.reason if r)
+            if not acks.raft_index:
+                raise RuntimeError(f"turned away: reason {acks.reason[0]} {acks.message}")
+        self._raft_index = max(self._raft_index, acks.raft_index)
+        start = acks.first_seq - 1
+        lane.acknowledged = max(lane.acknowledged, start + acks.count)
+        if tally.measuring:
+            tally.acknowledged += acks.count
+            tally.latencies.extend([now - t for t in lane.sent[start : start + acks.count]])
+        return lane
 
 
 def channel_to(address: str, ca: str, cert: str, key: str, server_name: str = "") -> grpc.aio.Channel:
@@ -171,11 +189,12 @@ async def run(plan: Plan) -> LoadResult:
     rng = random.Random(plan.seed)
     tally = _Tally()
     channels = [channel_to(plan.address, plan.ca, plan.cert, plan.key, plan.server_name) for _ in range(plan.conns)]
-    sessions = [_Session(plan, channels[i % plan.conns], _prepare(plan, i, rng), tally) for i in range(plan.sessions)]
+    lanes = [_Lane(os.urandom(16), _prepare(plan, i, rng)) for i in range(plan.sessions)]
+    streams = [_Stream(plan, channel, lanes[i :: plan.conns], tally) for i, channel in enumerate(channels)]
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 50, 50)
-    tasks = [asyncio.create_task(s.run()) for s in sessions]
+    tasks = [asyncio.create_task(s.run()) for s in streams]
     await asyncio.wait(tasks, timeout=plan.warm, return_when=asyncio.FIRST_EXCEPTION)
     tally.measuring, began = True, time.perf_counter()
     await asyncio.wait(tasks, timeout=plan.seconds, return_when=asyncio.FIRST_EXCEPTION)
