@@ -1,4 +1,4 @@
-"""A loose bound on the mirror's speed, to catch a step that became expensive. The goal is 3 000 files/s on an idle host."""
+"""A loose bound on the speed of the mirror, to catch a step that became expensive (the goal: 3 000 files a second)."""
 
 from __future__ import annotations
 
