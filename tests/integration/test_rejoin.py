@@ -132,7 +132,7 @@ async def test_a_damaged_log_is_named_and_the_node_comes_back_by_checkpoint(tmp_
     async with Cluster(tmp_path, settings=settings) as cluster:
         leader = await cluster.leader()
         victim = followers(cluster, leader)[0]
-        for seq in range(1, 401):
+        for seq in range(1, 251):
             await write(cluster, leader, 1, seq, f"k{seq % 50}", f'"{seq}"')
         await same_state(cluster)
         cluster.kill(victim)
