@@ -194,9 +194,7 @@ def render(identity: Identity) -> bytes:
 
 def parse(content: bytes, path: str) -> Identity:
     """`path` is for messages. Raises WrongDirectoryError for a newer format, DamagedError for anything else."""
-    damaged = DamagedError(
-        f"{path} is damaged: this directory's incarnation can not be trusted. {REJOIN}"
-    )
+    damaged = DamagedError(f"{path} is damaged: this directory's incarnation can not be trusted. {REJOIN}")
     end = content.rfind(b"\n", 0, -1) + 1
     body, crc_line = content[:end], content[end:]
     if len(content) > IDENTITY_BYTES_MAX or not body or crc_line != _crc_line(body):

@@ -10,8 +10,9 @@ on the loop's thread, with None or the error.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Protocol
 
 Job = Callable[[], None]
@@ -36,20 +37,38 @@ class InlineRunner:
 
 
 class ThreadRunner:
-    """One thread of its own. `close` waits for the running job; jobs not yet started still run first."""
+    """One thread of its own. `close` waits for the running job; jobs not yet started still run first.
+
+    A plain queue instead of an executor: a future, its condition and its callbacks cost more than the loop's part of
+    a sync, and there is one sync for every entry."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self._loop = loop
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        self._jobs: SimpleQueue[tuple[Job, Done] | None] = SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
 
     def submit(self, job: Job, done: Done) -> None:
-        future = self._pool.submit(job)
-        future.add_done_callback(lambda finished: self._report(finished, done))
+        if self._closed:
+            raise RuntimeError("the runner is closed")
+        self._jobs.put((job, done))
 
-    def _report(self, finished: Future[None], done: Done) -> None:
-        if self._loop.is_closed():  # the node has stopped: nobody is left to tell
-            return
-        self._loop.call_soon_threadsafe(done, finished.exception())
+    def _run(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            job, done = item
+            error: BaseException | None = None
+            try:
+                job()
+            except BaseException as raised:  # the owner decides, as with every other runner
+                error = raised
+            try:
+                self._loop.call_soon_threadsafe(done, error)
+            except RuntimeError:  # the loop is closed: the node has stopped, and nobody is left to tell
+                continue
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True)
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+            self._thread.join()
