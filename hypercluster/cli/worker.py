@@ -7,10 +7,11 @@ Never: a second worker on one directory; the state directory is locked while one
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,7 +63,18 @@ def run_command(
     """
     state = state or state_directory(directory.absolute())
     with _only_one(state):
-        asyncio.run(_run(settings, directory, state, workspace, name, clear_error, rebuild))
+        asyncio.run(_until_told(_run(settings, directory, state, workspace, name, clear_error, rebuild), name))
+
+
+async def _until_told(work: Coroutine[None, None, None], name: str) -> None:
+    """Ends in order when told to, also while it is still starting."""
+    task = asyncio.create_task(work)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    if task.cancelled():
+        click.echo(f"worker {name}: stopped", err=True)
 
 
 async def _run(
@@ -86,14 +98,8 @@ async def _run(
                     "  DIR stays as it was before. Go on with --clear-error, or start over with --rebuild.",
                     err=True,
                 )
-            work = asyncio.create_task(running.run())
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, work.cancel)
             click.echo(f"worker {name}: {directory} follows {workspace} (state in {state})", err=True)
-            try:
-                await work
-            except asyncio.CancelledError:
-                click.echo(f"worker {name}: stopped at log_index {running.status.applied_index}", err=True)
+            await running.run()
 
 
 @worker.command("status")

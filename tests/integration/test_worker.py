@@ -176,6 +176,7 @@ async def kill_and_follow(client: Client, cluster: Cluster, tmp_path: Path, seed
         final = (await workspace.barrier()).workspace
         await eventually(lambda: has_reached(final.log_index, final.root), "it is there again, with that root", 30)
         await assert_equals_export(workspace, mirror, tmp_path / "out")
+        await eventually(is_up, "it is this process that has it, not the one before", 20)
         process.send_signal(signal.SIGTERM)
         await eventually(lambda: process.poll() is not None, "the worker stops")
         assert process.returncode == 0, (tmp_path / "log").read_text()
