@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import subprocess
@@ -345,3 +346,17 @@ async def test_status_names_every_node(calm: Cluster) -> None:
     found = json.loads(answer.stdout)
     assert found["leader"] == leader
     assert {node["node"]: node["state"] for node in found["nodes"]} == dict.fromkeys(calm.plans, "ok")
+
+
+@pytest.mark.req("D-16")
+async def test_nothing_secret_enters_log_or_state(calm: Cluster) -> None:
+    """Private keys authenticate every one of these writes; none of their bytes reaches a log, a state or a chunk."""
+    await write_until_acknowledged(calm, 95, 1, "secret", '"1"')
+    secrets = []
+    for file in calm.directory.rglob("*.key"):
+        pem = file.read_bytes()
+        secrets += [b"".join(pem.splitlines()[1:-1])[:48], base64.b64decode(b"".join(pem.splitlines()[1:-1]))[-64:]]
+    assert len(secrets) >= 2 * (len(calm.plans) + 2), "a key a node, one of the authority, one of the client"
+    stored = b"".join(f.read_bytes() for name in calm.plans for f in calm.data(name).rglob("*") if f.is_file())
+    assert b"secret" in stored, "what was written is there: this looks at the right files"
+    assert not [secret for secret in secrets if secret in stored]

@@ -27,7 +27,7 @@ HERE = pathlib.Path(__file__).parent
 RELEASES = sorted(path for path in HERE.iterdir() if (path / "entries.bin").is_file())
 
 
-@pytest.mark.req("CL-17", "OPS-5", "D-4")
+@pytest.mark.req("CL-17", "OPS-5", "D-1", "D-4")
 @pytest.mark.parametrize("directory", RELEASES, ids=lambda path: path.name)
 def test_recorded_entries_replay_to_recorded_digests(directory: pathlib.Path) -> None:
     recorded = (directory / "digests.txt").read_text(encoding="ascii").split()
