@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import pickle
 import random
 import socket
 import ssl
@@ -118,14 +117,10 @@ async def test_control_a_member_gets_in(victim: Node) -> None:
     await the_true_member_still_gets_in(victim)
 
 
-class Execute:
-    """What pickle would run."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return (open, (str(self.path), "w"))
+def executes(command: str) -> bytes:
+    """What the library's loader would run: `os.system(command)` in its serialization, protocol 2, put together by hand."""
+    text = command.encode()
+    return b"\x80\x02cposix\nsystem\nX" + struct.pack("<I", len(text)) + text + b"\x85R."
 
 
 @pytest.mark.req("CL-1")
@@ -133,7 +128,7 @@ class Execute:
 async def test_any_byte_stream_before_authentication(victim: Node, tmp_path: Path) -> None:
     """Frames of a library that unpickles whatever comes, random bytes, and gRPC without TLS."""
     marker = tmp_path / "executed"
-    packed = zlib.compress(pickle.dumps(Execute(marker), 2), 3)
+    packed = zlib.compress(executes(f"touch {marker}"), 3)
     print("seed 7")
     rng = random.Random(7)
     streams = [

@@ -59,7 +59,7 @@ def test_ratchet_names_only_what_is_there() -> None:
 
 
 @pytest.mark.req("CL-1")
-@pytest.mark.parametrize("top", ["hypercluster", "chaos"])
+@pytest.mark.parametrize("top", ["hypercluster", "chaos", "tests"])
 def test_no_pickle_is_imported(top: str) -> None:
     for file in python_files(top):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
