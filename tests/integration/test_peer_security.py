@@ -118,7 +118,7 @@ async def test_control_a_member_gets_in(victim: Node) -> None:
 
 
 def executes(command: str) -> bytes:
-    """What the library's loader would run: `os.system(command)` in its serialization, protocol 2, put together by hand."""
+    """`os.system(command)` as the loader of the library would run it: protocol 2, put together by hand."""
     text = command.encode()
     return b"\x80\x02cposix\nsystem\nX" + struct.pack("<I", len(text)) + text + b"\x85R."
 
