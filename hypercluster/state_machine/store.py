@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from itertools import repeat
 from typing import NamedTuple, Protocol
 
 
@@ -82,5 +83,5 @@ class MemoryStore:
     def items(self) -> Iterator[Change]:
         """Everything, by family and key: for checkpoints and comparisons."""
         for family in Family:
-            for key in self._keys[family]:
-                yield Change(family, key, self._values[family][key])
+            keys = self._keys[family]
+            yield from map(Change, repeat(family), keys, map(self._values[family].__getitem__, keys))

@@ -19,6 +19,7 @@ from tests.simulation.invariants import Answer, Invariants
 from tests.simulation.network import SimNetwork
 
 REDIAL_S = 0.05
+WAKE_S = 0.1  # how often a client looks whether it has more to ask
 
 
 class Front(Protocol):
@@ -177,7 +178,7 @@ class SimClient:
     def _arm(self) -> None:
         """Wakes at the lane's deadline, and now and then to invoke more."""
         deadline = self._lane.next_deadline_ns()
-        at = self._events.now + 0.05 if deadline is None else min(deadline / 1e9, self._events.now + 0.05)
+        at = self._events.now + WAKE_S if deadline is None else min(deadline / 1e9, self._events.now + WAKE_S)
         at = max(at, self._events.now + 0.001)
         if self._wake_at > self._events.now and self._wake_at <= at:
             return

@@ -28,7 +28,7 @@ from tests.simulation.node import SCOPE, DiskWeather, NodeTuning, SimNode
 from tests.simulation.workload import HUB_SPACE, FileWorkload, HubWorkload, Shared
 
 HEAL_S = 40.0  # virtual seconds in which a healed cluster must have answered everything
-FIRST_FAULT_S = 1.5
+FIRST_FAULT_S = 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ class Draw:
 def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:
     """Swarm testing (CH-2): which faults, how often, and which settings. Fewer operations make a shorter run."""
     rng = random.Random(f"draw/{seed}")
-    duration_s = rng.uniform(7.0, 13.0)
+    duration_s = rng.uniform(5.0, 9.0)
     if operations and operations < 1_000:
-        duration_s = max(5.0, duration_s / 2)
+        duration_s = max(4.0, duration_s / 2)
     kinds = rng.sample(FAULTS, rng.randint(2, len(FAULTS)))
-    count = rng.randint(3, 9)
+    count = rng.randint(4, 9)
     times = sorted(rng.uniform(FIRST_FAULT_S, duration_s * 0.9) for _ in range(count))
     faults = tuple((at, rng.choice(kinds)) for at in times)
     weather = Weather(delay_max_s=rng.choice([0.001, 0.003, 0.02]))
@@ -69,7 +69,7 @@ def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:
     keep = rng.choice([20, 60, 1000])
     engine = EngineSettings(
         log_keep_entries=keep,
-        checkpoint_every_entries=rng.choice([30, 100, 1000]),
+        checkpoint_every_entries=rng.choice([50, 150, 1000]),
         append_entries_max=rng.choice([2, 16, 256]),
         checkpoint_piece_bytes=rng.choice([700, 8192, 512 * 1024]),
         promote_lag_entries_max=20,
@@ -82,9 +82,9 @@ def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:
     )
     return Draw(
         seed,
-        nodes or rng.choice([3, 3, 5]),
+        nodes or rng.choice([3, 3, 3, 5]),
         rng.randint(4, 8),
-        operations or rng.randint(2_000, 3_000),
+        operations or rng.randint(2_250, 2_700),
         duration_s,
         faults,
         weather,
@@ -124,7 +124,8 @@ class Paced:
 
     def next_command(self) -> tuple[bytes, bytes, bytes] | None:
         if self._given >= self._allowed:
-            due = int(self._share * min(1.0, self._events.now / self._duration_s))
+            progress = self._events.now / (0.95 * self._duration_s)
+            due = int(self._share * min(1.0, progress))
             if due - self._given < min(self._burst, self._share - self._given) or self._given >= self._share:
                 return None
             self._allowed = due
