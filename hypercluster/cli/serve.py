@@ -43,7 +43,7 @@ from hypercluster.node.standing import Standing
 from hypercluster.node.timed_syncs import TimedSyncs
 from hypercluster.raft.adapter import RaftEngine
 from hypercluster.raft.driver import EngineDriver, SystemClock
-from hypercluster.raft.peer_hello import BIRTH_BYTES, LocalNode
+from hypercluster.raft.peer_hello import LocalNode
 from hypercluster.raft.peer_transport import GrpcPeerTransport
 from hypercluster.raft.settings import EngineParts, EngineSettings
 from hypercluster.raft.settings import Identity as EngineIdentity
@@ -174,7 +174,7 @@ class _Wiring:
             address,
             self.release,
             quarantined,
-            b"" if self.directory.had_log else os.urandom(BIRTH_BYTES),
+            self.directory.birth,
         )
         self.transport = GrpcPeerTransport(
             local,

@@ -18,6 +18,7 @@ from hypercluster.errors import REJOIN, DamagedError, WrongDirectoryError, check
 from hypercluster.state_machine.machine import Machine, Quarantined
 from hypercluster.state_machine.meta import genesis, read_cluster
 from hypercluster.state_machine.store import Family, Reader
+from hypercluster.storage.birth import birth_of
 from hypercluster.storage.disk import PosixDisk
 from hypercluster.storage.founding import load_founding
 from hypercluster.storage.identity import DirectoryLock, Identity, open_identity
@@ -67,7 +68,7 @@ class OpenDirectory:
     machine: Machine
     wal: Wal
     runners: Runners
-    had_log: bool  # False: this is the first process that works in the directory, or its log was lost
+    birth: bytes  # of its log, for peers to notice when it is another one (storage/birth.py)
     met: MetPeers
 
     def close(self) -> None:
@@ -110,6 +111,7 @@ def open_directory(
         wal_directory = os.path.join(path, "wal")
         disk.mkdir(wal_directory)
         had_log = bool(segment_numbers(disk.listdir(wal_directory)))
+        birth = birth_of(disk, path, had_log=had_log)
         met = MetPeers(disk, path)
         wal, report = Wal.open(disk, wal_directory)
         if report.torn_bytes:
@@ -119,7 +121,7 @@ def open_directory(
         raise
     machine = Machine(storage.store, quarantined)
     check(machine.applied.index == storage.store.applied.index, "the state's two records of its index differ")
-    return OpenDirectory(path, lock, identity, founding, quarantined, storage, machine, wal, runners, had_log, met)
+    return OpenDirectory(path, lock, identity, founding, quarantined, storage, machine, wal, runners, birth, met)
 
 
 def _begin_history(storage: NodeStorage, identity: Identity) -> None:

@@ -20,10 +20,10 @@ from google.protobuf.message import DecodeError
 from hypercluster.credentials.names import Role, Subject
 from hypercluster.limits import PEER_HELLO_BYTES_MAX, QUARANTINED_MAX
 from hypercluster.pb.v1 import peer_pb2
+from hypercluster.storage.birth import BIRTH_BYTES
 from hypercluster.values import ClusterId, Incarnation, Membership, NodeId
 
 PROTOCOL: Final = 1
-BIRTH_BYTES: Final = 16
 _ADDRESS: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}")
 
 
@@ -57,7 +57,7 @@ class LocalNode:
     client_address: str  # host:port, for leader hints; '' when it has none
     version: str
     quarantined: tuple[QuarantinedAt, ...] = ()  # sorted; fixed while the process lives
-    birth: bytes = b""  # 16 random bytes of a process whose directory had no log, else b""
+    birth: bytes = b""  # 16 random bytes made with its log, and made anew where that is gone (storage/birth.py)
 
 
 def write_hello(local: LocalNode) -> bytes:

@@ -1,9 +1,9 @@
 """Which peers this node has met, so that one that lost its log is not taken for the one it was (CL-15): DATA/met.
 
-Owns: the file, and the judgement of a peer's birth. A process that opens a directory without any log says so with 16
-random bytes, its birth; one that finds a log says none. Whoever is met is noted with what it said. A peer that was met
-and now shows another birth has an empty log under an incarnation that may have voted and acknowledged: its directory
-was made by hand, or copied from where `cluster init` wrote it.
+Owns: the file, and the judgement of a peer's birth: 16 random bytes that a directory gets with its log and keeps as long
+as that (birth.py). Whoever is met is noted with what it said. A peer that was met and now shows another birth lost the
+log under which its incarnation may have voted and acknowledged: its directory was made by hand, or copied from where
+`cluster init` wrote it. A log from before births were kept says none.
 Never: a judgement on anything but births; forgets a present member.
 Invariants: a peer is noted durably before a frame of its stream counts; at most MET_PEERS_MAX are kept, and those that
 are no members go first; the file changes whole or not at all, and its last line is the CRC-32C of all before it.

@@ -89,6 +89,13 @@ async def test_a_wiped_voter_is_no_voter_and_comes_back_as_one(cluster: Cluster)
     cluster.start(victim)
     await stays_out(cluster, victim, "LOST_LOG", 7)
     cluster.kill(victim)
+    cluster.start(victim)  # now there is a log, and still not the one it had
+    while await cluster.status(victim, 2) is None:
+        await asyncio.sleep(0.05)
+    for _ in range(30):
+        assert not (await members(cluster))[victim].connected
+        await asyncio.sleep(0.05)
+    cluster.kill(victim)
     fresh = Identity(old.cluster_id, old.node_id, new_incarnation(), old.history_id)
     make_by_hand(cluster, victim, fresh, leader)
     cluster.start(victim)

@@ -9,7 +9,6 @@ import pytest
 from hypercluster.limits import NODE_ADDRESS_BYTES_MAX, PEER_HELLO_BYTES_MAX, QUARANTINED_MAX
 from hypercluster.pb.v1 import peer_pb2
 from hypercluster.raft.peer_hello import (
-    BIRTH_BYTES,
     LocalNode,
     QuarantinedAt,
     Refusal,
@@ -20,6 +19,7 @@ from hypercluster.raft.peer_hello import (
     write_hello,
 )
 from hypercluster.raft.peer_registry import PeerRegistry
+from hypercluster.storage.birth import BIRTH_BYTES
 from hypercluster.values import ClusterId, Incarnation, Index, Member, Membership, NodeId, Suffrage
 
 CLUSTER = ClusterId(b"c" * 16)

@@ -13,6 +13,7 @@ from hypercluster.errors import DamagedError, FatalError, TooLargeError, WrongDi
 from hypercluster.limits import QUARANTINED_MAX
 from hypercluster.state_machine.machine import Quarantined
 from hypercluster.storage import founding, quarantine
+from hypercluster.storage.birth import BIRTH_BYTES, birth_of
 from hypercluster.storage.disk import PosixDisk
 from hypercluster.storage.identity import Identity, load_identity
 from hypercluster.storage.met_peers import MET_PEERS_MAX, MetPeers
@@ -108,10 +109,27 @@ def test_whoever_was_met_is_known_after_a_restart(tmp_path: Path) -> None:
     assert met.admit(life(2), b"", ())
     for again in (met, MetPeers(DISK, str(tmp_path))):
         assert again.admit(life(1), b"a" * 16, ()), "the same process, over another stream"
-        assert again.admit(life(1), b"", ()), "a restart that found its log"
+        assert again.admit(life(1), b"", ()), "a log from before births were kept"
         assert not again.admit(life(1), b"b" * 16, ()), "no log, and it was here before"
         assert not again.admit(life(2), b"b" * 16, ()), "it had a log when it was met"
     refuses_every_damage(tmp_path / "met", lambda: MetPeers(DISK, str(tmp_path)))
+
+
+@pytest.mark.req("CL-15")
+def test_a_lost_log_stays_noticed_when_the_node_is_started_again(tmp_path: Path) -> None:
+    """The first start after the loss makes a new log, so only what is kept beside it can tell."""
+    directory = str(tmp_path)
+    met = MetPeers(DISK, directory)
+    first = birth_of(DISK, directory, had_log=False)
+    assert len(first) == BIRTH_BYTES and met.admit(life(1), first, ())
+    assert birth_of(DISK, directory, had_log=True) == first, "a restart that found its log"
+    lost = birth_of(DISK, directory, had_log=False)
+    again = birth_of(DISK, directory, had_log=True)
+    assert lost == again != first
+    assert not met.admit(life(1), lost, ()) and not met.admit(life(1), again, ())
+    refuses_every_damage(tmp_path / "birth", lambda: birth_of(DISK, directory, had_log=True))
+    (tmp_path / "birth").unlink()
+    assert birth_of(DISK, directory, had_log=True) == b"", "a directory from before births were kept"
 
 
 @pytest.mark.req("CL-15")
