@@ -134,6 +134,7 @@ class ApplyLoop:
         self._digests.clear()
         self._note(self._machine.applied.index, self._machine.applied.digest)
         self._on_applied(self._machine.applied.index)
+        self._fanout.state_replaced()
 
     # -- pace -------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hypercluster import limits
-from hypercluster.errors import QueueFullError
+from hypercluster.errors import HistoryGoneError, QueueFullError
 from hypercluster.node.words import Turns
 from hypercluster.telemetry.metrics import Metrics
 
@@ -99,9 +99,17 @@ class Watch:
         ):
             self._lagging = True
             self._fanout.metrics.watch_cutovers.inc()
+            self._wake.set()  # nothing is queued for it where one event alone is too large
             return
         self._queue.append(event)
         self._queue_bytes += len(event.message)
+        self._wake.set()
+
+    def look_again(self) -> None:
+        """The state was replaced: what came with it was never published."""
+        self._lagging = True
+        self._queue.clear()
+        self._queue_bytes = 0
         self._wake.set()
 
     @property
@@ -113,7 +121,8 @@ class Watch:
         return self._lagging
 
     async def next_message(self) -> bytes | Head:
-        """A serialized slice, or the head once, when everything committed at the watch's begin has been sent."""
+        """A serialized slice, or the head once, when everything committed at the watch's begin has been sent. Raises
+        HistoryGoneError when the log is not kept as far back as this watch is."""
         while True:
             message = self._take_live()
             if message is not None:
@@ -146,6 +155,8 @@ class Watch:
         """One step through the op log; None when it has just become live."""
         found = self._fanout.op_log.read(self.workspace_id, self.next_index, limits.WATCH_SLICE_BYTES)
         if found is not None:
+            if found.first_index != self.next_index:
+                raise HistoryGoneError(f"the log is kept from {found.first_index}; {self.next_index} is gone")
             self.next_index = found.last_index + 1
             return self._fanout.encode(found)
         self._lagging = False
@@ -206,6 +217,12 @@ class Fanout:
             self._turns.call_soon(lambda: self._flush(workspace_id))
         else:
             self._turns.call_at(self._turns.time() + FLUSH_DELAY_S, lambda: self._flush(workspace_id))
+
+    def state_replaced(self) -> None:
+        """Every watch reads on from the op log of the new state, whether or not anything is published again."""
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.look_again()
 
     def _flush(self, workspace_id: bytes) -> None:
         batches = self._fresh.pop(workspace_id, None)

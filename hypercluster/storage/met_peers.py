@@ -1,7 +1,7 @@
 """Which peers this node has met, so that one that lost its log is not taken for the one it was (CL-15): DATA/met.
 
-Owns: the file, and the judgement of a peer's birth: 16 random bytes that a directory gets with its log and keeps as long
-as that (birth.py). Whoever is met is noted with what it said. A peer that was met and now shows another birth lost the
+Owns: the file, and the judgement of a peer's birth: 16 random bytes that a directory gets with its log and keeps
+with it (birth.py). Whoever is met is noted with what it said. A peer that was met and now shows another birth lost the
 log under which its incarnation may have voted and acknowledged: its directory was made by hand, or copied from where
 `cluster init` wrote it. A log from before births were kept says none.
 Never: a judgement on anything but births; forgets a present member.

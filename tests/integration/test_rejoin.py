@@ -90,7 +90,9 @@ async def test_a_wiped_voter_is_no_voter_and_comes_back_as_one(cluster: Cluster)
     await stays_out(cluster, victim, "LOST_LOG", 7)
     cluster.kill(victim)
     cluster.start(victim)  # now there is a log, and still not the one it had
+    end = time.monotonic() + 15
     while await cluster.status(victim, 2) is None:
+        assert time.monotonic() < end
         await asyncio.sleep(0.05)
     for _ in range(30):
         assert not (await members(cluster))[victim].connected

@@ -208,7 +208,10 @@ def test_a_replaced_state_is_read_anew() -> None:
         made = entry(number, submit(client(1), number, hub_set("a")))
         ahead.loop.apply(Index(number), TERM, encode_batch(made), made)
     behind.state.write(ahead.state.items())
+    watch = behind.loop._fanout.watch(b"w" * 16, 1)
+    watch._lagging = False
     behind.loop.state_replaced()
+    assert watch.lagging, "what the checkpoint brought was never published: watches read it from the op log"
     assert behind.loop.applied_index == 3 and behind.heard == [3]
     assert behind.loop.digest_at(Index(3)) == ahead.loop.digest_at(Index(3))
     made = entry(4, submit(client(1), 4, hub_set("b")))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypercluster.errors import QueueFullError
-from hypercluster.limits import WATCH_QUEUE_EVENTS_MAX, WATCHERS_MAX
+from hypercluster.errors import HistoryGoneError, QueueFullError
+from hypercluster.limits import WATCH_QUEUE_BYTES_MAX, WATCH_QUEUE_EVENTS_MAX, WATCHERS_MAX
 from hypercluster.node.fanout import Fanout, Head, OpLog, Slice, Watch
 from hypercluster.telemetry.metrics import Metrics
 from tests.fakes.virtual_turns import VirtualTurns
@@ -114,6 +114,50 @@ async def test_a_slow_watcher_is_cut_over_and_the_others_are_not_held_up() -> No
     late = await world.drain(slow)
     assert covered(late) == list(range(1, world.log.last + 1))
     assert sum(isinstance(m, Head) for m in late) == 0, "caught-up is said once, at the beginning"
+
+
+@pytest.mark.req("CL-13", "WS-51")
+async def test_an_event_too_large_for_the_queue_wakes_a_waiting_watch() -> None:
+    world = World()
+    watch = world.fanout.watch(W, 1)
+    await world.drain(watch)
+    waiting = asyncio.ensure_future(watch.next_message())
+    await asyncio.sleep(0)
+    world.fanout.encode = lambda part: encode(part).ljust(WATCH_QUEUE_BYTES_MAX + 1)
+    world.commit(2)
+    world.turns.settle()
+    assert bounds((await asyncio.wait_for(waiting, 1)).strip()) == (1, 2)  # type: ignore[union-attr]
+
+
+@pytest.mark.req("WS-51", "CL-8")
+async def test_a_live_watch_gets_what_an_installed_checkpoint_brought() -> None:
+    """Nothing of it was published, and nothing may be written after it for hours."""
+    world = World()
+    watch = world.fanout.watch(W, 1)
+    world.commit()
+    got = await world.drain(watch)
+    waiting = asyncio.ensure_future(watch.next_message())
+    await asyncio.sleep(0)
+    world.log.append(3)
+    world.fanout.state_replaced()
+    got.append(await asyncio.wait_for(waiting, 1))
+    world.commit()
+    got += await world.drain(watch)
+    assert covered(got) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.req("WS-51")
+async def test_a_watch_behind_what_is_kept_is_told_and_gets_no_gap() -> None:
+    world = World()
+    watch = world.fanout.watch(W, 1)
+    world.commit()
+    await world.drain(watch)
+    world.log.append(3)
+    world.log.append(1)
+    del world.log.batches[:2]  # the new state keeps less than this watch lacks
+    world.fanout.state_replaced()
+    with pytest.raises(HistoryGoneError):
+        await watch.next_message()
 
 
 async def test_what_is_live_is_encoded_once_for_all() -> None:
