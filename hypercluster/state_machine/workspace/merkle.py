@@ -299,7 +299,8 @@ class MerkleTree:
         return node  # type: ignore[return-value]
 
     def flush(self, overlay: Overlay) -> None:
-        """Puts the changed buckets and pages into the overlay: once an entry."""
+        """Puts the changed buckets and pages into the overlay: once an entry. Pages go in order of their paths: the
+        order in which they were touched depends on what was loaded, and the digest covers the order (CL-17)."""
         put, delete = overlay.put, overlay.delete
         for path, leaves in self._buckets.items():
             if leaves is None:
@@ -307,7 +308,7 @@ class MerkleTree:
             else:
                 put(Family.MERKLE, self._prefix + BUCKET + path, leaves)
         self._buckets.clear()
-        for path, node in self._touched.items():
+        for path, node in sorted(self._touched.items()):
             key = self._prefix + PAGE + path
             if node.size >= PAGED_LEAVES:
                 node.paged = True
