@@ -138,6 +138,22 @@ def test_the_order_of_changes_does_not_depend_on_what_is_loaded(paged: int) -> N
     assert found[0] == found[1]
 
 
+@pytest.mark.req("WS-35", "D-4")
+@pytest.mark.parametrize("left", [0, 10, 17, 30])
+def test_one_entry_may_empty_a_subtree_that_has_pages(left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merkle, "PAGED_LEAVES", 40)
+    grown, small = Grown(), Grown()
+    grown.update([(key_of(number), b"%032d" % number) for number in range(1_500)])
+    grown.end_entry()
+    for number in range(1_499, -1, -1):  # down to nothing and up again, all in one entry
+        grown.update([(key_of(number), None)])
+    for each in (grown, small):
+        each.update([(key_of(number), b"%032d" % number) for number in range(left)])
+        each.end_entry()
+    assert grown.tree.root_hash == small.tree.root_hash == root_from_scratch(grown.leaves)
+    assert list(grown.store.items()) == list(small.store.items())
+
+
 @pytest.mark.req("WS-35")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_same_leaves_give_the_same_root_and_records_whatever_the_history(seed: int, paged: int) -> None:

@@ -102,13 +102,14 @@ def _size_of(kid: Kid) -> int:
 class MerkleTree:
     """One workspace's tree over `reader`. Changes are kept until `flush` puts them into the overlay."""
 
-    __slots__ = ("_buckets", "_loaded", "_prefix", "_reader", "_touched", "root", "root_hash")
+    __slots__ = ("_buckets", "_gone_pages", "_loaded", "_prefix", "_reader", "_touched", "root", "root_hash")
 
     def __init__(self, reader: Reader, workspace_id: bytes, size: int, root_hash: bytes) -> None:
         self._reader = reader
         self._prefix = workspace_id
         self._buckets: dict[bytes, bytes | None] = {}  # path -> leaves, or None: gone
         self._touched: dict[bytes, Inner] = {}  # nodes that have, or should have, a page
+        self._gone_pages: set[bytes] = set()  # of nodes that this entry turned into buckets
         self._loaded = 0
         self.root: Kid = size or None
         self.root_hash = root_hash if size else ZERO_HASH
@@ -235,8 +236,10 @@ class MerkleTree:
         """The topmost node that became small enough turns into one bucket."""
         depth = next(depth for depth, node in enumerate(way) if node.size <= BUCKET_LEAVES)
         for at, gone in enumerate(way[depth:], start=depth):
-            check(not gone.paged, "a node that has a page can not become a bucket within one entry")
             del levels[at][gone]
+        if way[depth].paged:
+            below = [found for found in self._touched if found.startswith(path[:depth])]
+            self._gone_pages.update([found for found in below if self._touched.pop(found).paged])
         leaves = b"".join(self._gather(path[:depth], way[depth]))
         parent, slot = (way[depth - 1], path[depth - 1]) if depth else (None, 0)
         self._put_subtree(path[:depth], parent, slot, leaves)
@@ -312,11 +315,15 @@ class MerkleTree:
             key = self._prefix + PAGE + path
             if node.size >= PAGED_LEAVES:
                 node.paged = True
+                self._gone_pages.discard(path)
                 put(Family.MERKLE, key, node.hashes() + _KID_SIZES.pack(*[_size_of(kid) for kid in node.kids]))
             elif node.paged:
                 node.paged = False
                 delete(Family.MERKLE, key)
         self._touched.clear()
+        for path in sorted(self._gone_pages):
+            delete(Family.MERKLE, self._prefix + PAGE + path)
+        self._gone_pages.clear()
 
     def trim(self) -> None:
         """Lets go of everything loaded when it is too much: between entries."""
