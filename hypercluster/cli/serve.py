@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import random
 import signal
@@ -63,6 +64,8 @@ from hypercluster.telemetry.metrics import Metrics
 from hypercluster.telemetry.percentiles import Percentiles
 from hypercluster.values import Index, NodeId, Scope
 
+log = logging.getLogger(__name__)
+
 # What the hot path makes has no cycles and dies by its reference counts: looking for garbage seldom is enough.
 GC_FIRST = 100_000
 GC_NEXT = 50
@@ -113,6 +116,11 @@ def read_config(path: Path, environment: Mapping[str, str], flags: tuple[str, ..
     return load(text, str(path), environment, pairs)
 
 
+def tls_problem(words: str) -> None:
+    """Files on disk that this node does not use. Called from gRPC's threads."""
+    log.error("the certificate files on disk are not used; those before stay", extra={"fields": {"problem": words}})
+
+
 async def run_node(config: Config, base: Path) -> BaseException | None:
     """`base` is what relative paths of the configuration are relative to."""
     loop = asyncio.get_running_loop()
@@ -141,7 +149,9 @@ class _Wiring:
         self.clock = SystemClock()
         self.metrics = Metrics()
         self.fsync_times = Percentiles()
-        self.files = ReloadingFiles(TlsFiles(base / config.tls.ca, base / config.tls.cert, base / config.tls.key))
+        self.files = ReloadingFiles(
+            TlsFiles(base / config.tls.ca, base / config.tls.cert, base / config.tls.key), tls_problem
+        )
         self.loop = asyncio.get_running_loop()
         self.driver = EngineDriver(self.loop, self.clock)
         self._wire_engine()

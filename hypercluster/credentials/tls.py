@@ -70,7 +70,8 @@ def require_tls13() -> None:
 
 
 class ReloadingFiles:
-    """`TlsFiles` with the newest set that fits together. Asked from gRPC's threads, at each handshake."""
+    """`TlsFiles` with the newest set that fits together and names whom the first one named. Asked from gRPC's threads,
+    at each handshake."""
 
     def __init__(self, files: TlsFiles, on_problem: Callable[[str], None] | None = None) -> None:
         """Raises MalformedError when there is nothing usable to begin with."""
@@ -79,6 +80,7 @@ class ReloadingFiles:
         self._lock = threading.Lock()
         self._stamp = self._look()
         self._material = load(files)
+        self._told = ""
         self.reloads = 0
 
     def current(self) -> TlsMaterial:
@@ -86,16 +88,29 @@ class ReloadingFiles:
             stamp = self._look()
             if stamp != self._stamp:
                 try:
-                    self._material = load(self._files)
+                    self._material = self._same_subject(load(self._files))
                 except MalformedError as error:
                     # Files are replaced one after the other: the set before stays until the new one is whole.
                     # The stamp is kept as it was, so that the next handshake looks again.
-                    if self._on_problem is not None:
-                        self._on_problem(str(error))
+                    self._tell(str(error))
                 else:
                     self._stamp = stamp
+                    self._told = ""
                     self.reloads += 1
             return self._material
+
+    def _same_subject(self, material: TlsMaterial) -> TlsMaterial:
+        """A certificate of somebody else would end every connection of this process, and make none."""
+        before, after = self._material.subject, material.subject
+        if after != before:
+            raise MalformedError(f"{self._files.certificate} is now {after.uri()}, and this process is {before.uri()}")
+        return material
+
+    def _tell(self, problem: str) -> None:
+        """Once, however many handshakes meet it."""
+        if self._on_problem is not None and problem != self._told:
+            self._told = problem
+            self._on_problem(problem)
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
         return tuple(_stamp(path) for path in (self._files.trust, self._files.certificate, self._files.key))

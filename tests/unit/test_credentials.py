@@ -445,6 +445,24 @@ def test_grpc_is_told_of_changes_only(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.req("SEC-1")
+def test_somebody_elses_certificate_is_not_taken_at_a_reload(tmp_path: Path) -> None:
+    """Files that fit together and name another node: the set before stays, and it is said once."""
+    problems: list[str] = []
+    files = certs.write(tmp_path, certs.node("n1"))
+    reloading = tls.ReloadingFiles(files, problems.append)
+    before = reloading.current()
+    for other in (certs.node("n2"), certs.client("n1")):
+        problems.clear()
+        certificates.write_pair(other, files.certificate, files.key, replace=True)
+        assert reloading.current() is before and reloading.current() is before
+        assert len(problems) == 1 and before.subject.uri() in problems[0] and str(files.certificate) in problems[0]
+    renewed = certs.node("n1", authority="new")
+    certificates.write_file(files.trust, certs.ca(name="new").certificate_pem, replace=True)
+    certificates.write_pair(renewed, files.certificate, files.key, replace=True)
+    assert reloading.current().pair == renewed and reloading.reloads == 1
+
+
+@pytest.mark.req("SEC-1")
 async def test_certificates_and_the_ca_are_replaced_without_a_restart(tmp_path: Path) -> None:
     """The whole rotation of a CA: trust both, re-issue, trust the new one only."""
     problems: list[str] = []
