@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import pathlib
 import re
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from hypercluster.cli.main import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
+SHOWN = re.compile(r"^ {4}(?:\$ .*?)(?:\.venv/bin/)?hypercluster (.*)$", re.M)
 NAMED = re.compile(r"`hypercluster ([a-z][^`]*)`")
 
 
@@ -55,6 +58,39 @@ def test_every_command_that_is_named_exists() -> None:
     assert any(name.startswith("wal quarantine") for name in named)
     assert any(name.startswith("node rejoin") for name in named)
     assert len(named) > 8
+
+
+def typed(page: str) -> Iterator[list[str]]:
+    """The arguments of each line of a page that shows a call."""
+    for match in SHOWN.finditer(page):
+        arguments = shlex.split(match[1], comments=True)
+        yield arguments[:-1] if arguments[-1:] == ["&"] else arguments
+
+
+def complaint(arguments: list[str]) -> str:
+    """What the parser says of a whole call; '' when it would run."""
+    command: click.Command = cli
+    context = click.Context(command)
+    try:
+        while isinstance(command, click.Group):
+            name, found, arguments = command.resolve_command(context, arguments)
+            assert found is not None
+            command, context = found, click.Context(found, parent=context, info_name=name)
+        command.make_context(command.name, list(arguments))
+    except click.UsageError as error:
+        return error.format_message()
+    return ""
+
+
+def test_every_call_that_a_page_shows_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "src").mkdir()
+    monkeypatch.chdir(tmp_path)
+    pages = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    shown = [arguments for page in pages for arguments in typed(page.read_text(encoding="utf-8"))]
+    assert len(shown) > 6
+    wrong = {" ".join(arguments): complaint(arguments) for arguments in shown if complaint(arguments)}
+    assert not wrong
+    assert complaint(["hub", "get", "metadata", "greeting"]) and complaint(["workspace", "log", "demo", "--tail", "3"])
 
 
 def test_a_command_that_is_not_there_is_noticed() -> None:
