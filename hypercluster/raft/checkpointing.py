@@ -34,6 +34,7 @@ from hypercluster.values import Index, NodeId
 
 # What may go wrong with an incoming checkpoint without anything being wrong with this node.
 STAGING_ERRORS: Final = (DamagedError, DiskFullError, MalformedError, OSError, ValueError)
+UNASKED: Final = 0  # the round of an answer that came by itself: it confirms none; this node's own count is no leader's
 
 
 @dataclass(slots=True)
@@ -115,7 +116,7 @@ class Checkpointing(Replication):
         if not self.is_leader() or not peer.active or ack.term != self.term():
             return
         peer.heard_s = self.now()
-        peer.acked_round = max(peer.acked_round, ack.round)
+        self.round_answered(peer, ack.round)
         session = peer.session
         if session is None or session.meta.checkpoint_id != ack.checkpoint_id:
             return
@@ -220,7 +221,7 @@ class Checkpointing(Replication):
             elif isinstance(error, STAGING_ERRORS):
                 peer = self.peers.get(incoming.leader)
                 if peer is not None:
-                    self._reject_incoming(peer, self.round, str(error))
+                    self._reject_incoming(peer, UNASKED, str(error))
             else:
                 raise error
 
@@ -247,12 +248,12 @@ class Checkpointing(Replication):
             return
         for chunk in reply.chunks:
             if chunk.absent:
-                self._reject_incoming(peer, self.round, "the leader no longer has a chunk of its checkpoint")
+                self._reject_incoming(peer, UNASKED, "the leader no longer has a chunk of its checkpoint")
                 return
             try:
                 incoming.receiver.add_chunk(chunk.hash, chunk.content)
             except STAGING_ERRORS as error:
-                self._reject_incoming(peer, self.round, str(error))
+                self._reject_incoming(peer, UNASKED, str(error))
                 return
         incoming.chunks_asked_s = float("-inf")
         self._ask_chunks(incoming)
@@ -274,7 +275,7 @@ class Checkpointing(Replication):
             self._adopt_state(meta)
         peer = self.peers.get(incoming.leader)
         if peer is not None:
-            self._answer_offer(peer, meta.checkpoint_id, self.round, installed=True)
+            self._answer_offer(peer, meta.checkpoint_id, UNASKED, installed=True)
         self.parts.wake()
 
     def _adopt_state(self, meta: CheckpointMeta) -> None:

@@ -234,7 +234,7 @@ class Replication(Elections):
         peer.heard_s = now
         peer.fsync_us, peer.unfit = ack.fsync_us, ack.unfit
         self.clocks.heard(peer.node_id, ack.clock_ns, now)
-        peer.acked_round = max(peer.acked_round, ack.round)
+        self.round_answered(peer, ack.round)
         if peer.probe_waiting is None and ack.probe_ns:
             peer.probe_waiting = (ack.probe_ns, self.round)
         if ack.success:
@@ -244,6 +244,11 @@ class Replication(Elections):
         if peer.is_voter and self.digests.answer(peer.node_id, ack.digest_index, ack.digest):
             self._judge_digests()
         self.parts.wake()
+
+    def round_answered(self, peer: Peer, round_number: int) -> None:
+        """Confirms up to that round (CL-10). One that this leader has not begun is no answer to it."""
+        if round_number <= self.round:
+            peer.acked_round = max(peer.acked_round, round_number)
 
     def _matched(self, peer: Peer, match: Index) -> None:
         check(match <= self.wal.last_index, f"{peer.node_id} acknowledges {match}, beyond this leader's log")

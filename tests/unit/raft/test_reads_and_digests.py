@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from hypercluster.errors import DivergedError
+from hypercluster.pb.v1.peer_pb2 import CheckpointAck
 from hypercluster.raft.digests import DigestWatch, Question, Verdict
 from hypercluster.raft.engine import Committed, NotProposed, ProposalOutcome, ReadReady
 from hypercluster.raft.reads import Freshness
+from hypercluster.raft.settings import EngineSettings
 from hypercluster.values import Digest, Index, Membership, NodeId
 from tests.engine_world.world import World
 from tests.known_bad.ablations import PRODUCT, build
@@ -231,3 +233,34 @@ def test_a_disagreement_ends_when_the_other_side_is_removed() -> None:
     assert isinstance(world.nodes["c"].fatal, DivergedError)
     assert a.status().refusing_writes == ""
     world.commit("a", "z")
+
+
+@pytest.mark.req("CL-10")
+def test_an_installed_checkpoint_confirms_no_round_of_its_leader() -> None:
+    """c led for long and counted many rounds; its word that it installed a checkpoint must not pass for a later one."""
+    world = World(settings=EngineSettings(checkpoint_every_entries=10, log_keep_entries=2))
+    c = world.elect("c")
+    world.run(20.0, step_s=0.05)
+    world.isolate("c")
+    a = world.elect("a")
+    for n in range(40):
+        world.commit("a", f"w{n}")
+    world.rejoin("c")
+    world.run(0.3)
+    assert world.hosts["c"].installed == 1
+    assert c.round > a.round >= a.peers[NodeId("c")].acked_round
+    world.isolate("a")
+    reads = world.read("a")
+    world.tick("a")
+    world.tick("a")
+    assert reads == []
+
+
+@pytest.mark.req("CL-10")
+def test_an_answer_to_a_round_that_was_never_sent_confirms_nothing() -> None:
+    world = World()
+    a = world.elect("a")
+    peer = a.peers[NodeId("b")]
+    confirmed = peer.acked_round
+    a.on_checkpoint_ack(peer, CheckpointAck(term=a.term(), checkpoint_id="1-1", round=a.round + 1))
+    assert peer.acked_round == confirmed
