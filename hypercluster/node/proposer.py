@@ -93,6 +93,8 @@ class Proposer:
         self._open = OpenBatch()
         self._in_flight = 0
         self._close_soon = False
+        self._pumping = False
+        self._pump_again = False
         self._timer: Cancellable | None = None
         self._timer_s = 0.0
         self._stopping = False
@@ -187,6 +189,20 @@ class Proposer:
     # -- batching ---------------------------------------------------------------------------------
 
     def _pump(self) -> None:
+        """Looks at the open batch until nothing changes. An engine that refuses answers within `propose`: its call of
+        this function from `_settle` only asks for another round, or each batch would deepen the stack."""
+        self._pump_again = True
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._pump_again:
+                self._pump_again = False
+                self._look()
+        finally:
+            self._pumping = False
+
+    def _look(self) -> None:
         """Closes the open batch if its time has come, or arranges to look again when it will have."""
         batch, settings = self._open, self._settings
         if batch.ops == 0 or self._in_flight >= settings.batches_in_flight_max:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -16,6 +16,8 @@ from hypercluster.node.proposer import Admission, Proposer, ProposerSettings
 from hypercluster.node.rate_limit import RateSettings
 from hypercluster.node.standing import Standing
 from hypercluster.node.words import Caller, Verdict
+from hypercluster.raft.engine import NotProposed, ProposalOutcome
+from hypercluster.raft.proposals import call_safely
 from hypercluster.state_machine.machine import Machine
 from hypercluster.telemetry.metrics import Metrics
 from tests.fakes.scripted_engine import ScriptedEngine
@@ -111,6 +113,25 @@ def test_messages_of_one_turn_share_a_batch_and_load_makes_batches() -> None:
     node.commit()
     node.commit()
     assert sorted(node.flat()) == sorted([(1, 0)] * 5 + [(2, 0)] * 4)
+
+
+@pytest.mark.req("CL-13", "D-8")
+def test_an_engine_that_refuses_at_once_ends_every_waiting_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers within `propose`, so a queue of many small batches must not become a deep stack."""
+    node = Node(ProposerSettings(ops_max=1, rate=FAST))
+    lanes = 2_000
+    for lane in range(1, lanes + 1):
+        node.send(submit(client(lane), 1, hub_set("a")))
+    assert node.batches() == [1, 1]
+
+    def refuse(payload: bytes, context: object, done: Callable[[ProposalOutcome], None]) -> None:
+        call_safely(done, NotProposed("NOT_LEADER"))
+
+    monkeypatch.setattr(node.engine, "propose", refuse)
+    node.engine.refuse("NOT_LEADER")
+    node.engine.refuse("NOT_LEADER")
+    assert sorted(node.flat()) == [(1, REASONS["NOT_LEADER"])] * lanes
+    assert node.proposer.pending_ops == 0
 
 
 @pytest.mark.req("WS-30")
