@@ -61,6 +61,7 @@ FILE_SIZE_MAX: Final = (1 << 63) - 1
 COALESCE_EXTENTS: Final = 16  # WS-13: the last this many small contiguous extents become one chunk
 COALESCE_EXTENT_BYTES_MAX: Final = 8 * KIB
 COALESCE_TOTAL_BYTES_MAX: Final = 64 * KIB
+COALESCE_ROUNDS_MAX: Final = 4  # by one command (D-4)
 RECENT_BYTES_MAX: Final = 16 * MIB  # of small chunks a workspace keeps in its state, to coalesce them
 RECENT_CHUNKS_MAX: Final = 65_536
 OPEN_WORKSPACES_MAX: Final = 256  # kept as objects by a node

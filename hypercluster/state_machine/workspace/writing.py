@@ -13,6 +13,7 @@ from hypercluster.limits import (
     CHUNK_BYTES_MAX,
     COALESCE_EXTENT_BYTES_MAX,
     COALESCE_EXTENTS,
+    COALESCE_ROUNDS_MAX,
     COALESCE_TOTAL_BYTES_MAX,
     FILE_SIZE_MAX,
     INLINE_BYTES_MAX,
@@ -154,8 +155,12 @@ def _content_changed(turn: Turn, inode: Inode, mapped_before: int) -> None:
 
 
 def _coalesce(turn: Turn, edit: ContentEdit) -> None:
-    """WS-13: the last 16 extents become one chunk when they are contiguous, small and together at most 64 KiB."""
-    while edit.inode.extent_count >= COALESCE_EXTENTS:
+    """WS-13: the last 16 extents become one chunk when they are contiguous, small and together at most 64 KiB.
+
+    Again while that holds, but not without end: extents may have come to meet these conditions by the hundred (D-4)."""
+    for _ in range(COALESCE_ROUNDS_MAX):
+        if edit.inode.extent_count < COALESCE_EXTENTS:
+            return
         run: list[Extent] = []
         total = 0
         for extent in edit.backwards():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from blake3 import blake3
 
+from hypercluster.limits import COALESCE_ROUNDS_MAX, COMMAND_KEYS_MAX
 from hypercluster.state_machine.outcome import CHUNKS_MISSING, ERRNO, OK
 from hypercluster.state_machine.store import Change, Family
 from hypercluster.state_machine.workspace import recent
@@ -209,6 +210,19 @@ def test_the_bounds_of_coalescing(site: Site, sizes: list[int], expected: int) -
         site.done(ops.append(inode_id, bytes([number]) * size))
     assert len(extents(site, inode_id)) == expected
     assert site.content(inode_id) == b"".join(bytes([number]) * size for number, size in enumerate(sizes))
+
+
+@pytest.mark.req("WS-13", "D-4")
+def test_one_command_coalesces_a_bounded_number_of_extents(site: Site) -> None:
+    """Extents that were written in the middle wait until the bytes they share are kept for another file's sake."""
+    found, other = site.file(b"f"), site.file(b"g")
+    count = 1_500
+    site.done(ops.truncate(found, count + 1))
+    site.entry(*[ops.write(found, offset, b"a") for offset in range(count)])
+    site.done(ops.append(other, b"a"))
+    site.done(ops.write(found, count, b"a"))
+    assert len({(change.family, change.key) for change in site.last_changes}) < COMMAND_KEYS_MAX // 2
+    assert site.inode(found).extent_count == count + 1 - 15 * COALESCE_ROUNDS_MAX
 
 
 @pytest.mark.req("WS-13")
