@@ -288,9 +288,9 @@ class Checkpointing(Replication):
         self.set_commit(meta.index)
         self.stamp_floor_ns = max(self.stamp_floor_ns, meta.last_stamp_ns)
         self._marks.clear()
-        if meta.membership.index >= self.members.at(meta.index).index:
-            self.members = MembershipLog(meta.membership)
-            self._scan_configurations(Index(self.wal.base_index + 1))
+        # Only the base may be newer (a node that joined was admitted with it); others count as far as the log has them.
+        self.members = MembershipLog(max(self.members.base, meta.membership, key=lambda known: known.index))
+        self._scan_configurations(Index(self.wal.base_index + 1))
         self._rebuild_peers()
         for proposal in self.proposals.take_up_to(meta.index):
             self.proposals.answer(proposal, Unknown("CHECKPOINT_INSTALLED"))

@@ -101,6 +101,11 @@ class MembershipLog:
     def current(self) -> Membership:
         return self._known[-1]
 
+    @property
+    def base(self) -> Membership:
+        """Committed, unlike those above it."""
+        return self._known[0]
+
     def append(self, membership: Membership) -> None:
         if membership.index == self.current.index and membership == self.current:
             return

@@ -278,3 +278,31 @@ def test_the_log_of_configurations_goes_forward_and_back() -> None:
     assert known.current is first
     known.forget_below(Index(6))
     assert known.at(Index(1)) is first
+
+
+@pytest.mark.req("QUO-1", "CL-8")
+def test_a_checkpoint_takes_a_configuration_along_that_was_never_committed() -> None:
+    """a alone got c's removal. Then c leads, and a's log is replaced by a checkpoint: with the removal left in force
+    a would not listen to c, and would count a quorum of its own."""
+    world = World("abcde", settings=EngineSettings(checkpoint_every_entries=10, log_keep_entries=2))
+    b = world.elect("b")
+    b.change_membership(without(b.membership(), "c"), lambda _: None)
+    b.tick()
+    for other in "cde":
+        world.drop("b", other)
+    world.deliver("b", "a", 10)
+    a = world.engines["a"]
+    assert a.membership().find(NodeId("c")) is None
+    world.isolate("a")
+    world.isolate("b")
+    c = world.elect("c")
+    for n in range(40):
+        world.commit("c", f"w{n}")
+    world.rejoin("a")
+    world.disconnect("a", "b")
+    world.run(1.0)
+    assert world.hosts["a"].installed == 1
+    assert a.membership() == c.membership()
+    world.commit("c", "heard")
+    world.run(0.2)
+    assert world.applied("a")[-1] == "heard"
