@@ -144,7 +144,7 @@ class Elections(EngineCore):
         for peer in self.peer_list:
             peer.new_term()
             peer.heard_s = now
-        self._transfer = None
+        self._end_transfer(NotProposed("NO_QUORUM", self.node_id))  # it came back here
         self.digests.reset()
         self.freshness.reset()
         self.stamp_floor_ns = max(self.stamp_floor_ns, self._last_stamp_ns())

@@ -284,3 +284,16 @@ def test_a_transfer_in_flight_is_answered_by_stop() -> None:
     world.engines["a"].transfer_leadership(NodeId("b"), outcomes.append)
     world.engines["a"].stop()
     assert outcomes == [NotProposed("STOPPED", None)]
+
+
+@pytest.mark.req("CL-11")
+def test_a_transfer_that_comes_back_to_this_node_is_answered() -> None:
+    world = World()
+    a = world.elect("a")
+    outcomes: list[ProposalOutcome | None] = []
+    a.transfer_leadership(NodeId("b"), outcomes.append)
+    a.tick()
+    world.crash("b")  # before it heard of its luck
+    a.step_down()
+    world.elect("a")
+    assert [isinstance(outcome, NotProposed) for outcome in outcomes] == [True]
