@@ -319,6 +319,8 @@ class Checkpointing(Replication):
             self._marks.append((index, self._bytes_total))
 
     def tick_checkpoint(self) -> None:
+        if self._incoming is not None and self._incoming.meta.index <= self.applied_index():
+            self._abandon_incoming()  # the log brought more: nobody sends the rest, and it would hold up compaction
         if self._creating or self._incoming is not None:
             return
         self._compact()

@@ -10,6 +10,7 @@ from blake3 import blake3
 from hypercluster.errors import DamagedError, DiskFullError
 from hypercluster.pb.v1.peer_pb2 import PeerFrame
 from hypercluster.raft.engine import CheckpointMeta, Committed
+from hypercluster.raft.peers import CheckpointSession
 from hypercluster.raft.settings import EngineSettings
 from hypercluster.values import Index, NodeId
 from tests.engine_world.memory_wal import LogImage
@@ -344,3 +345,29 @@ def test_a_checkpoint_given_up_while_it_is_verified_is_cleared_away_after() -> N
     world.bulks["c"].auto = True
     world.run(3.0)
     assert world.applied("c") == world.applied("b")
+
+
+@pytest.mark.req("CL-9", "PERF-5")
+def test_a_checkpoint_that_was_given_up_does_not_stop_compaction() -> None:
+    """The offer came, then the stream broke, and the log brought everything after all: in the same term."""
+    world = World(settings=SETTINGS)
+    a = world.elect("a")
+    term = a.term()
+    world.hosts["c"].is_ready = False  # c's apply waits, its log goes on
+    for n in range(20):
+        world.commit("a", f"w{n}")
+    c, latest = world.engines["c"], world.checkpoints["a"].latest()
+    assert latest is not None
+    a._offer(a.peers[NodeId("c")], CheckpointSession(latest))
+    world.deliver("a", "c", 10)
+    offered = c._incoming
+    assert offered is not None
+    world.disconnect("a", "c")
+    world.connect("a", "c")
+    world.hosts["c"].is_ready = True
+    for n in range(40):
+        world.commit("a", f"v{n}")
+    world.run(1.0)
+    assert a.is_leader() and a.term() == term
+    assert c._incoming is None
+    assert c.wal.base_index > latest.index
