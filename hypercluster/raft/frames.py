@@ -115,15 +115,16 @@ def _check_append(append: AppendEntries) -> None:
     _sized("append.digest", append.digest, 32)
     if len(append.entries) > limits.APPEND_ENTRIES_MAX:
         raise MalformedError(f"append.entries holds {len(append.entries)}, limit {limits.APPEND_ENTRIES_MAX}")
-    index = append.prev_index
+    index, before = append.prev_index, append.prev_term
     for entry in append.entries:
         index += 1
         if entry.index != index:
             raise MalformedError(f"append.entries: index {entry.index} where {index} must follow")
         if not 1 <= len(entry.payload) <= limits.ENTRY_BYTES_MAX:
             raise MalformedError(f"append.entries[{index}]: {len(entry.payload)} bytes, limit ENTRY_BYTES_MAX")
-        if not append.prev_term <= entry.term <= append.term:
+        if not before <= entry.term <= append.term:
             raise MalformedError(f"append.entries[{index}]: term {entry.term} outside the frame's terms")
+        before = entry.term
 
 
 def _check_offer(offer: CheckpointOffer) -> None:

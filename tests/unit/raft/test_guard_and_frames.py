@@ -29,6 +29,7 @@ from tests.engine_world.memory_wal import LogDisk, MemoryWal
 from tests.engine_world.world import World
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
+FALLING_TERMS = [RaftEntry(index=1, term=2, payload=b"x"), RaftEntry(index=2, term=1, payload=b"x")]
 
 
 @pytest.mark.req("CL-1")
@@ -143,6 +144,7 @@ def test_any_bytes_are_a_frame_or_malformed(content: bytes) -> None:
         (PeerFrame(append=AppendEntries(entries=[RaftEntry(index=2, term=0, payload=b"x")])), "index 2"),
         (PeerFrame(append=AppendEntries(entries=[RaftEntry(index=1, term=0)])), "ENTRY_BYTES_MAX"),
         (PeerFrame(append=AppendEntries(term=1, entries=[RaftEntry(index=1, term=2, payload=b"x")])), "term 2"),
+        (PeerFrame(append=AppendEntries(term=2, entries=FALLING_TERMS)), r"entries\[2\]: term 1"),
         (PeerFrame(append=AppendEntries(digest=b"short")), "append.digest"),
         (PeerFrame(append=AppendEntries(term=1 << 63)), "term"),
         (PeerFrame(hello=PeerHello(incarnation=b"x")), "hello.incarnation"),
