@@ -218,8 +218,9 @@ class Mirror:
             self.disk.link(link)
         self._open_up(step.path for step in plan.content)
 
-    def finish(self, plan: Plan) -> None:
-        """Metadata last, because every step before moves some time; then the sync, then the index."""
+    def finish(self, plan: Plan, *, rebuilt: bool = False) -> None:
+        """Metadata last, because every step before moves some time; then the sync, then the index. `rebuilt`: from
+        here on it is a mirror; not a moment earlier, as an open transaction is committed when the store is closed."""
         self._open_up(step.path for step in plan.metadata)
         for step in plan.metadata:
             inode = self.view.inode(step.inode_id)
@@ -230,6 +231,8 @@ class Mirror:
             self.disk.sync()
         self.store.put_record("applied_index", plan.upto.to_bytes(8, "big"))
         self.store.put_record("plan", None)
+        if rebuilt:
+            self.store.put_record("state", b"ready")
         self.store.commit_batch()
         self.disk.clear_areas((b"trash", b"build"))
 

@@ -114,5 +114,4 @@ class Rebuild:
         plan = Plan(self._upto, metadata=[Dress(b"", ROOT_ID)])
         paths = sorted(((mirror.names.path(i), i) for i in mirror.names.directories), reverse=True)
         plan.metadata[:0] = [Dress(path, inode_id) for path, inode_id in paths]
-        mirror.store.put_record("state", b"ready")
-        mirror.finish(plan)
+        mirror.finish(plan, rebuilt=True)

@@ -7,6 +7,7 @@ agree with that comparison. HYPERCLUSTER_SEED=n replays one seed.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import shutil
@@ -282,6 +283,25 @@ async def test_a_directory_that_is_no_mirror_is_never_touched(tmp_path: Path) ->
     other = RandomTree(2)
     with pytest.raises(MalformedError, match="mirrors the workspace"):
         Mirroring(other, tmp_path)
+
+
+@pytest.mark.req("WS-52", "WS-55")
+async def test_a_rebuild_whose_last_sync_fails_is_no_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store commits what is open when it is closed, and "ready" must not be among it."""
+    mirroring = Mirroring(RandomTree(1), tmp_path)
+
+    def fails(_: mirror_disk.MirrorDisk) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror_disk.MirrorDisk, "sync", fails)
+        with pytest.raises(OSError, match="no room"):
+            await mirroring.bootstrap()
+    mirroring.mirror.close()
+    mirroring.open()
+    assert not mirroring.mirror.is_of(HISTORY)
+    await mirroring.recover()
+    mirroring.check("after the second rebuild")
 
 
 @pytest.mark.req("WS-55")
