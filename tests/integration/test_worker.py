@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -241,6 +243,39 @@ async def test_a_mirror_of_another_history_is_built_anew(client: Client, tmp_pat
         await eventually(lambda: worker.status.rebuilds == 1, "the mirror is rebuilt")
         await eventually(lambda: worker.status.state is WorkerState.LIVE, "the worker is live")
     assert (mirror / "file").read_bytes() == b"content"
+
+
+@pytest.mark.req("WS-5")
+async def test_a_full_disk_stops_a_worker_and_not_its_report(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No room for the status file, for the database of a rebuild, or for that of a batch: it stays, and says so."""
+    workspace = await client.create_workspace("full")
+    await workspace.put("file", b"content")
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    def no_rows(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hypercluster.client.worker.worker.write_status", no_room)
+        patch.setattr("hypercluster.client.worker.rebuild.Rebuild.add", no_rows)
+        async with running(client, workspace, tmp_path / "mirror") as worker:
+            await eventually(lambda: worker.status.state is WorkerState.STOPPED, "the worker has stopped")
+            assert worker.status.failure is not None and "make room" in worker.status.failure.message
+            assert str(tmp_path / "mirror") in worker.status.failure.message
+    async with running(client, workspace, tmp_path / "mirror") as worker:
+        await worker.wait_applied((await workspace.barrier()).workspace.log_index)
+        with monkeypatch.context() as patch:
+            patch.setattr("hypercluster.client.worker.mirror.Mirror.commit", no_rows)
+            await workspace.put("file", b"more")
+            await eventually(lambda: worker.status.state is WorkerState.STOPPED, "the worker has stopped")
+    async with running(client, workspace, tmp_path / "mirror") as worker:
+        await worker.wait_applied((await workspace.barrier()).workspace.log_index)
+        assert (await worker.verify()).findings == []
+        assert (tmp_path / "mirror" / "file").read_bytes() == b"more"
 
 
 @pytest.mark.req("WS-52")

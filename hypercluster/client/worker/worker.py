@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import sqlite3
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +37,7 @@ PAUSE_S = (0.05, 1.0)
 STATUS_PERIOD_S = 0.5
 CLOSE_S = 5.0
 
+LOCAL = (OSError, sqlite3.Error)  # what this host's disk does to a mirror; the tree itself is sound
 InboxItem = list[LogRecord] | feed.CaughtUp
 
 
@@ -159,6 +161,9 @@ class Worker:
             except HistoryChangedError:
                 await self._forget()
                 continue
+            except LOCAL as error:
+                await self._stop_for_now(self.status.applied_index + 1, error)
+                continue
             except (HyperClusterError, DamagedError) as error:
                 # Damage here is what a node sent: its log had a gap, its snapshot another root. Another node may do.
                 self.status.last_problem = str(error)
@@ -197,8 +202,8 @@ class Worker:
             self.status.state = WorkerState.RECOVERING
             try:
                 await self._applier.recover()
-            except (OSError, DamagedError) as error:
-                self._stop(self.status.applied_index + 1, _errno_of(error), str(error), keep=False)
+            except (*LOCAL, DamagedError) as error:
+                await self._stop_for_now(self.status.applied_index + 1, error)
                 return False
             await self._note_applied()
         return True
@@ -291,8 +296,8 @@ class Worker:
                         self._stop(batch.problem_index, errno.EIO, batch.problem, keep=True)
                         await self._in_thread(self._keep_failure)
                         return
-            except (OSError, DamagedError) as error:
-                self._stop(records[0].log_index, _errno_of(error), str(error), keep=False)
+            except (*LOCAL, DamagedError) as error:
+                await self._stop_for_now(records[0].log_index, error)
                 return
             if mark is not None:
                 await self._compare(mark)
@@ -312,6 +317,13 @@ class Worker:
         """WS-5. `keep` False: a restart may try again, as the tree itself is sound."""
         self.status.failure = Failure(log_index, number, words, keep)
         self.status.state = WorkerState.STOPPED
+
+    async def _stop_for_now(self, log_index: int, error: BaseException) -> None:
+        """This host's disk, or what it holds: a restart tries again. Closing must not commit what is half written."""
+        await self._in_thread(self._mirror.store.roll_back)
+        where = f"in {self._directory} or {self._state}"
+        words = f"{error} ({where}): mend it, or make room, and start the worker again"
+        self._stop(log_index, (error.errno if isinstance(error, OSError) else None) or errno.EIO, words, keep=False)
 
     def _keep_failure(self) -> None:
         if self.status.failure is not None:
@@ -375,11 +387,8 @@ class Worker:
             await asyncio.sleep(STATUS_PERIOD_S)
 
     def _write_status(self) -> None:
-        write_status(self._state, self.status)
-
-
-def _errno_of(error: OSError | DamagedError) -> int:
-    return (error.errno if isinstance(error, OSError) else None) or errno.EIO
+        with contextlib.suppress(OSError):  # a full disk must not end the worker that would report it (WS-5)
+            write_status(self._state, self.status)
 
 
 def _bytes_of(records: list[LogRecord]) -> int:
