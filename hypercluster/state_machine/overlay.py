@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from hypercluster.state_machine.store import Change, Family, Reader
 
 CACHE_KEYS_MAX = 200_000  # per family; the oldest half is dropped when it is full
+CACHE_BYTES_MAX = 128 * 1024 * 1024  # of values, all families together, between entries
 
 _ABSENT = object()  # "known to be missing" in a cache, as None would mean "not known"
 
@@ -20,12 +21,13 @@ _ABSENT = object()  # "known to be missing" in a cache, as None would mean "not 
 class Overlay:
     """A `Reader` over `reader` plus what the present entry has written."""
 
-    __slots__ = ("_cache", "_changes", "_reader", "derived")
+    __slots__ = ("_bytes", "_cache", "_changes", "_reader", "derived")
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._cache: list[dict[bytes, object]] = [{} for _ in Family]
         self._changes: list[Change] = []
+        self._bytes = 0  # of the values in the cache
         # Objects made from the state, by the name of their owner (Merkle trees, open workspaces). They live as long
         # as the cache does, and each can be made again from the store.
         self.derived: dict[str, object] = {}
@@ -39,12 +41,15 @@ class Overlay:
         found = self._cache[family].get(key)
         if found is None:
             value = self._reader.get(family, key)
-            self._remember(family, key, _ABSENT if value is None else value)
+            self._cache[family][key] = _ABSENT if value is None else value
+            self._bytes += _size(value)
             return value
         return None if found is _ABSENT else found  # type: ignore[return-value]
 
     def put(self, family: Family, key: bytes, value: bytes) -> None:
-        self._cache[family][key] = value
+        cache = self._cache[family]
+        self._bytes += len(value) - _size(cache.get(key))
+        cache[key] = value
         self._changes.append(Change(family, key, value))
 
     def put_uncached(self, family: Family, key: bytes, value: bytes) -> None:
@@ -56,7 +61,9 @@ class Overlay:
         self._changes.extend(changes)
 
     def delete(self, family: Family, key: bytes) -> None:
-        self._cache[family][key] = _ABSENT
+        cache = self._cache[family]
+        self._bytes -= _size(cache.get(key))
+        cache[key] = _ABSENT
         self._changes.append(Change(family, key, None))
 
     def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
@@ -87,16 +94,24 @@ class Overlay:
         changes, self._changes = self._changes, []
         for cache in self._cache:
             if len(cache) > CACHE_KEYS_MAX:
-                for key in list(cache)[: len(cache) // 2]:
-                    del cache[key]
+                self._drop_older_half(cache)
+        while self._bytes > CACHE_BYTES_MAX:
+            for cache in self._cache:
+                self._drop_older_half(cache)
         return changes
+
+    def _drop_older_half(self, cache: dict[bytes, object]) -> None:
+        for key in list(cache)[: (len(cache) + 1) // 2]:
+            self._bytes -= _size(cache.pop(key))
 
     def discard(self) -> None:
         """Forgets the cache: after a checkpoint replaced the state underneath."""
         self._changes.clear()
+        self._bytes = 0
         self.derived.clear()
         for cache in self._cache:
             cache.clear()
 
-    def _remember(self, family: Family, key: bytes, value: object) -> None:
-        self._cache[family][key] = value
+
+def _size(value: object) -> int:
+    return len(value) if isinstance(value, bytes) else 0
