@@ -41,6 +41,7 @@ from hypercluster.values import ClientId, Nanos
 log = logging.getLogger(__name__)
 
 ID_SEED_BYTES = 16
+GROUP_FRAME_BYTES = 32  # tags and lengths of one group in an entry, rounded up
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +140,12 @@ class Proposer:
                 self._answer(sink, verdicts_of(result, self._standing.term()))
                 return None
         now_s = self._clock.monotonic()
-        self._require_room(len(run.ops), len(message))
+        size_bytes = _group_bytes(group)
+        self._require_room(len(run.ops), size_bytes)
         if limited:
             self._require_rate(caller.principal, len(run.ops), len(message), now_s)
         bulk, flush = _kinds(run)
-        return Ticket(group, caller, sink, len(run.ops), len(message), bulk, flush, now_s)
+        return Ticket(group, caller, sink, len(run.ops), size_bytes, bulk, flush, now_s)
 
     def _require_room(self, ops: int, size_bytes: int) -> None:
         ops_max, bytes_max = self._settings.pending_ops_max, self._settings.pending_bytes_max
@@ -342,6 +344,13 @@ class Proposer:
     @property
     def held_bytes(self) -> int:
         return self._gate.held_bytes
+
+
+def _group_bytes(group: DecodedGroup) -> int:
+    """What the message takes in an entry, at most: many small ones are mostly the names of who sent them."""
+    scope = group.scope
+    names = len(group.principal) + len(scope.org) + len(scope.project) + len(group.worker)  # ASCII, by their patterns
+    return len(group.submit) + names + GROUP_FRAME_BYTES
 
 
 def _kinds(run: Run) -> tuple[bool, bool]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from hypercluster.errors import MalformedError
-from hypercluster.limits import SEQ_HOLD_MS
+from hypercluster.limits import ENTRY_BYTES_MAX, SEQ_HOLD_MS
 from hypercluster.log.admission import admit
 from hypercluster.node.answers import REASONS
 from hypercluster.node.apply_loop import ApplyLoop
@@ -20,6 +20,7 @@ from hypercluster.raft.engine import NotProposed, ProposalOutcome
 from hypercluster.raft.proposals import call_safely
 from hypercluster.state_machine.machine import Machine
 from hypercluster.telemetry.metrics import Metrics
+from hypercluster.values import Scope
 from tests.fakes.scripted_engine import ScriptedEngine
 from tests.fakes.virtual_turns import VirtualTurns
 from tests.unit.node.commands import CALLER, SCOPE, chunk, client, fsync, hub_set, submit
@@ -132,6 +133,19 @@ def test_an_engine_that_refuses_at_once_ends_every_waiting_batch(monkeypatch: py
     node.engine.refuse("NOT_LEADER")
     assert sorted(node.flat()) == [(1, REASONS["NOT_LEADER"])] * lanes
     assert node.proposer.pending_ops == 0
+
+
+@pytest.mark.req("WS-30", "CL-13")
+def test_a_batch_of_small_messages_counts_the_names_of_who_sent_them() -> None:
+    node = Node(ProposerSettings(ops_max=4_096, rate=FAST))
+    caller = Caller("client:" + "p" * 128, Scope("o" * 128, "q" * 128), "w" * 128)
+    for lane in range(1, 5_001):
+        node.send(submit(client(lane), 1, hub_set("a")), caller)
+    while node.engine.proposals:
+        assert len(node.engine.proposals[-1].payload) <= ENTRY_BYTES_MAX
+        node.commit()
+        node.turns.pass_time(0.01)
+    assert node.flat() == [(1, 0)] * 5_000
 
 
 @pytest.mark.req("WS-30")
