@@ -70,6 +70,12 @@ def align_log(parts: EngineParts) -> CheckpointMeta | None:
             f"state is at index {applied}, the log holds {wal.base_index + 1} to {wal.last_index}: "
             f"this directory lost a part. {REJOIN}"
         )
+    if wal.base_index > (0 if latest is None else latest.index) and parts.initial.configured_voters > 1:
+        # Who joined or left below the base stands in a checkpoint alone, and with older members two majorities may be.
+        raise DamagedError(
+            f"the log begins behind entry {wal.base_index}, and the checkpoint that told who the members are is gone. "
+            f"{REJOIN}"
+        )
     if latest is not None and wal.term_at(latest.index) not in (None, latest.term):
         raise DamagedError(f"log and checkpoint {latest.checkpoint_id} differ at index {latest.index}. {REJOIN}")
     return latest

@@ -83,11 +83,13 @@ def read_manifest(directory: str) -> Manifest:
         with open(path, "rb") as file:
             raw = file.read(checkpoint_manifest.MANIFEST_BYTES_MAX + checkpoint_manifest.HEADER.size + 1)
     except OSError as error:
-        raise DamagedError(f"{path} can not be read: {error}. Remove that directory: a new one is made") from error
+        raise DamagedError(
+            f"{path} can not be read: {error}. Remove that directory: a start without it works, or says what to do"
+        ) from error
     try:
         return checkpoint_manifest.decode(raw, path)
     except DamagedError as error:
-        raise DamagedError(f"{error}. Remove that directory: a new one is made") from error
+        raise DamagedError(f"{error}. Remove that directory: a start without it works, or says what to do") from error
 
 
 def write_plan(tree: DirectoryTree, paths: InstallPaths, checkpoint_id: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hypercluster.errors import DamagedError
 from hypercluster.raft.engine import Committed, NotProposed, ProposalOutcome
 from hypercluster.raft.membership import MembershipLog, decode_membership, encode_membership, step_refusal
 from hypercluster.raft.settings import EngineSettings
@@ -306,3 +307,24 @@ def test_a_checkpoint_takes_a_configuration_along_that_was_never_committed() -> 
     world.commit("c", "heard")
     world.run(0.2)
     assert world.applied("a")[-1] == "heard"
+
+
+@pytest.mark.req("QUO-1", "CL-15")
+@pytest.mark.parametrize("voters", ["abc", "a"])
+def test_a_log_without_its_checkpoint_brings_no_older_members_back(voters: str) -> None:
+    """Its directory was removed by hand. A node that is the cluster itself has nobody to re-seed it, and goes on."""
+    world = World(voters + "d", voters=voters, settings=EngineSettings(checkpoint_every_entries=10, log_keep_entries=2))
+    a = world.elect("a")
+    a.change_membership(with_learner(a.membership(), "d"), lambda _: None)
+    world.run(0.2)
+    for n in range(40):
+        world.commit("a", f"w{n}")
+    assert a.wal.base_index > a.membership().index > 0
+    world.crash("a")
+    world.nodes["a"].state.latest = None
+    if voters == "a":
+        world.restart("a")
+        world.elect("a")
+    else:
+        with pytest.raises(DamagedError, match="rejoin"):
+            world.restart("a")
