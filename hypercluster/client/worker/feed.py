@@ -9,7 +9,7 @@ stream with an error of our tree, and the caller decides; every message is bound
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import grpc
@@ -17,11 +17,12 @@ import grpc
 from hypercluster.client.answers import from_rpc
 from hypercluster.client.nodes import Nodes
 from hypercluster.client.stubs import workspace_service
-from hypercluster.errors import DamagedError, NoQuorumError
+from hypercluster.errors import BehindError, DamagedError, HyperClusterError, NoQuorumError
 from hypercluster.pb.v1 import workspace_pb2
 from hypercluster.pb.v1.workspace_command_pb2 import LogBatch, LogRecord
 
 PROTOCOL = "hypersync/1"
+SILENT_S = 5.0  # without a record, the leader is asked whether there are any
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +50,13 @@ class SnapshotNeeded:
 async def watch(
     nodes: Nodes, address: str, workspace_id: bytes, from_index: int, history_id: bytes
 ) -> AsyncIterator[Records | CaughtUp | SnapshotNeeded]:
-    """The log of one node, until it breaks. Raises an error of our tree."""
+    """The log of one node, until it breaks, or until others have what it does not send. Raises an error of our tree."""
     request = workspace_pb2.WatchLogRequest(workspace_id=workspace_id, from_index=from_index, history_id=history_id)
     call = workspace_service(nodes.channel(address)).WatchLog(request)
     next_index = from_index
+    events = _heard(call, lambda: _is_further(nodes, workspace_id, next_index))
     try:
-        event: workspace_pb2.WatchLogResponse
-        async for event in call:
+        async for event in events:
             match event.WhichOneof("event"):
                 case "slice":
                     found: list[LogRecord] = []
@@ -78,6 +79,49 @@ async def watch(
         raise from_rpc(error, f"watch the log on {address}") from error
     finally:
         call.cancel()
+        await events.aclose()
+
+
+async def _heard(
+    call: WatchCall, silent: Callable[[], Awaitable[bool]]
+) -> AsyncGenerator[workspace_pb2.WatchLogResponse]:
+    """Events as they come. `silent` is asked after SILENT_S without any: True when there should have been some. Twice
+    in a row, and the stream ends: one answer may be younger than what is on its way."""
+    reading: asyncio.Task[object] | None = None
+    late = False
+    try:
+        while True:
+            reading = reading or asyncio.ensure_future(call.read())
+            done, _ = await asyncio.wait({reading}, timeout=SILENT_S)
+            if not done:
+                if not await silent():
+                    late = False
+                elif late:
+                    raise BehindError("this node does not send what the others have: it is cut off, or far behind")
+                else:
+                    late = True
+                continue
+            event, reading, late = reading.result(), None, False
+            if not isinstance(event, workspace_pb2.WatchLogResponse):
+                return
+            yield event
+    finally:
+        if reading is not None:
+            reading.cancel()
+
+
+async def _is_further(nodes: Nodes, workspace_id: bytes, log_index: int) -> bool:
+    """Whether the cluster, by its leader, has this record. False when nobody can tell."""
+    request = workspace_pb2.BarrierRequest(workspace_id=workspace_id)
+    try:
+        answer: workspace_pb2.BarrierResponse = await nodes.read(
+            lambda channel, timeout: workspace_service(channel).Barrier(request, timeout=timeout),
+            "ask how far the log is",
+            deadline_s=SILENT_S,
+        )
+    except HyperClusterError:
+        return False
+    return answer.workspace.log_index >= log_index
 
 
 async def snapshot(nodes: Nodes, address: str, workspace_id: bytes) -> AsyncIterator[workspace_pb2.TreeSnapshotPiece]:
@@ -143,4 +187,5 @@ class Session:
             await asyncio.sleep(max(heartbeat_ms, 50) / 1000)
 
 
+WatchCall = grpc.aio.UnaryStreamCall[workspace_pb2.WatchLogRequest, workspace_pb2.WatchLogResponse]
 SessionCall = grpc.aio.StreamStreamCall[workspace_pb2.WorkerMessage, workspace_pb2.ClusterMessage]
