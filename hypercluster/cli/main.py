@@ -9,6 +9,7 @@ Exit codes: 0 ok; 1 refused, nothing changed; 2 usage; 3 unknown outcome, safe t
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -82,6 +83,8 @@ def exit_code(error: BaseException) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script. Always ends the process."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may hold any bytes; stderr is so by itself
     try:
         result: Any = cli.main(args=arguments, prog_name="hypercluster", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
