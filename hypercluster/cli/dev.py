@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -26,6 +27,7 @@ from hypercluster.cli.status import Overview, look
 from hypercluster.client.settings import read_settings
 from hypercluster.config import VOTERS_ALLOWED, why_not_voters
 from hypercluster.errors import HyperClusterError, Outcome, WrongDirectoryError
+from hypercluster.storage.identity import DirectoryLock
 
 NODE_PORTS = 10  # a node's ports: base + 10 n, + 1 peers, + 2 admin
 READY_S = 30.0
@@ -50,16 +52,30 @@ def dev(nodes: int, directory: Path, port_base: int) -> int:
     Makes certificates, starts real node processes with mutual TLS, and writes client.toml, which the other commands
     find by themselves when they run in the same directory.
     """
-    if (directory / CLIENT_FILE).exists():
-        names = existing_nodes(directory)
-    else:
+    if not (directory / CLIENT_FILE).exists():
         if nodes not in VOTERS_ALLOWED:
             raise DevError(f"--nodes {nodes}: {why_not_voters(nodes)}")
-        names = found(directory, nodes, port_base)
-    return asyncio.run(_run(directory, names))
+        found(directory, nodes, port_base)
+    names = existing_nodes(directory)
+    with _only_one(directory):
+        return asyncio.run(_run(directory, names))
 
 
-def found(directory: Path, nodes: int, port_base: int) -> list[str]:
+@contextlib.contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Nodes of another run would answer in place of ours, and pass for them."""
+    try:
+        lock = DirectoryLock(str(directory))
+    except WrongDirectoryError:
+        raise DevError(
+            f"the cluster in {directory} is running already: see `hypercluster status`, or stop it with Ctrl-C where "
+            "it was started"
+        ) from None
+    with lock:
+        yield
+
+
+def found(directory: Path, nodes: int, port_base: int) -> None:
     plans = [
         NodePlan(f"n{i + 1}", "127.0.0.1", port_base + NODE_PORTS * i, port_base + NODE_PORTS * i + 1,
                  port_base + NODE_PORTS * i + 2)
@@ -67,7 +83,6 @@ def found(directory: Path, nodes: int, port_base: int) -> list[str]:
     ]  # fmt: skip
     refuse_where_a_cluster_answers(plans)
     found_cluster(directory, plans, client_name="dev", settings=DEV_SETTINGS)
-    return [plan.name for plan in plans]
 
 
 def existing_nodes(directory: Path) -> list[str]:

@@ -72,6 +72,15 @@ def test_dev_runs_a_cluster_stops_it_and_continues_it(tmp_path: Path) -> None:
         written = ask(directory, "hub", "set", "greeting", '"hello"')
         assert written.returncode == 0, written.stderr
         assert (directory / "client.key").stat().st_mode & 0o077 == 0
+        options = ["--data", str(directory), "--port-base", str(base)]
+        again = subprocess.run(
+            [sys.executable, "-m", "hypercluster.cli.main", "dev", *options],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert again.returncode == 1 and "is running already" in again.stderr and not again.stdout
     finally:
         began_s = time.monotonic()
         code = end(process)
