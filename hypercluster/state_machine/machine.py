@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from hypercluster.errors import ApplyFailedError, check
+from hypercluster.errors import ApplyFailedError, InvariantError, check
 from hypercluster.state_machine import versions
 from hypercluster.state_machine.context import Effects, OpContext
 from hypercluster.state_machine.decoded import DecodedEntry, DecodedGroup, EntryType
@@ -33,6 +33,7 @@ from hypercluster.values import ClientId, Index, Nanos, Scope, Seq, Term
 __all__ = ["Machine", "Quarantined"]
 
 _NO_SCOPE = Scope("", "")
+_AFTER_ALL = -1  # in place of a command's ordinal: to refuse any one command would not mend what fails now
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +113,11 @@ class Machine:
         )
         try:
             return self._judge(context, entry.groups, stamp_ns)
-        except Exception as error:
-            raise ApplyFailedError(
-                f"apply of entry {index} failed at command {context.ordinal}: {type(error).__name__}: {error}",
-                index,
-                context.ordinal,
-            ) from error
+        except (Exception, InvariantError) as error:
+            ordinal = None if context.ordinal == _AFTER_ALL else context.ordinal
+            where = "after its last command" if ordinal is None else f"at command {ordinal}"
+            words = f"apply of entry {index} failed {where}: {type(error).__name__}: {error}"
+            raise ApplyFailedError(words, index, ordinal) from error
 
     def _judge(self, context: OpContext, groups: tuple[DecodedGroup, ...], stamp_ns: int) -> Applied:
         judge = GroupJudge(context, self._lanes, self._hub, stamp_ns, self._quarantine(context.index))
@@ -129,6 +129,7 @@ class Machine:
             if judge.ranges:
                 accepted.setdefault(group.scope, []).append(AcceptedGroup(group, ordinal, judge.ranges))
             ordinal += len(group.run.ops)
+        context.ordinal = _AFTER_ALL
         hub_batches: dict[Scope, bytes] = {}
         overlay = self._overlay
         log_batches = flush_log(overlay, context.effects)

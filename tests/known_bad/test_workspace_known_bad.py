@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hypercluster.errors import InvariantError
+from hypercluster.errors import DamagedError, InvariantError
 from hypercluster.state_machine.workspace import (
     content,
     extents,
@@ -158,5 +158,5 @@ def run_the_property_tests() -> None:
 @pytest.mark.parametrize("broken", BROKEN)
 def test_a_broken_workspace_is_caught(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
-    with pytest.raises((AssertionError, InvariantError, KeyError, IndexError)):
+    with pytest.raises((AssertionError, DamagedError, InvariantError, KeyError, IndexError)):
         run_the_property_tests()

@@ -18,7 +18,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from hypercluster.errors import check
+from hypercluster.errors import REJOIN, DamagedError, check
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Family, Reader
 from hypercluster.state_machine.workspace.leaves import HASH_BYTES, KEY_BYTES
@@ -89,6 +89,12 @@ class Inner:
 Kid = Inner | bytes | int | None
 # Nodes to be hashed again, by depth, each with its parent and the slot it has there.
 Levels = list[dict[Inner, tuple[Inner | None, int]]]
+
+
+def _whole(condition: bool, message: str) -> None:
+    """What does not hold is this node's own damage, and no command's fault."""
+    if not condition:
+        raise DamagedError(f"{message}. {REJOIN}. A worker rebuilds its mirror instead")
 
 
 def _size_of(kid: Kid) -> int:
@@ -274,18 +280,18 @@ class MerkleTree:
         loaded: Inner | bytes
         if size <= BUCKET_LEAVES:
             found = self._reader.get(Family.MERKLE, self._prefix + BUCKET + path)
-            check(found is not None, "a bucket of the Merkle tree is missing")
+            _whole(found is not None, "a bucket of the Merkle tree is missing")
             loaded = found or b""
             computed = bucket_hash(len(path), loaded)
         else:
             loaded = self._load_page(path, size) if size >= PAGED_LEAVES else self._load_buckets(path, size)
             computed = loaded.digest()
-        check(computed == digest, "a subtree of the Merkle tree does not have the hash its parent holds")
+        _whole(computed == digest, "a subtree of the Merkle tree does not have the hash its parent holds")
         return loaded
 
     def _load_page(self, path: bytes, size: int) -> Inner:
         record = self._reader.get(Family.MERKLE, self._prefix + PAGE + path)
-        check(record is not None, "a page of the Merkle tree is missing")
+        _whole(record is not None, "a page of the Merkle tree is missing")
         node = Inner(len(path), size)
         node.paged = True
         node.page[_HEAD_BYTES:] = (record or b"")[: WIDTH * HASH_BYTES]
@@ -298,7 +304,7 @@ class MerkleTree:
         records = [(key[skip:], leaves) for key, leaves in self._reader.scan(Family.MERKLE, start, start + b"\x10")]
         self._loaded += size
         node = _build(len(path), records, 0, len(records))
-        check(type(node) is Inner and node.size == size, "a subtree of the Merkle tree has lost leaves")
+        _whole(type(node) is Inner and node.size == size, "a subtree of the Merkle tree has lost leaves")
         return node  # type: ignore[return-value]
 
     def flush(self, overlay: Overlay) -> None:

@@ -168,6 +168,25 @@ def test_an_exception_names_index_and_command_and_leaves_the_store(monkeypatch: 
         monkeypatch.setattr(hub.Hub, "judge", fails)
 
 
+@pytest.mark.req("CL-16")
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [("judge", "entry 1 failed at command 1: Inv"), ("take", "entry 1 failed after its last command")],
+)
+def test_a_broken_invariant_names_the_entry_too(where: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no Exception; without an index nobody could quarantine the entry that stops every node."""
+
+    def fails(self: hub.Hub, *args: object) -> object:
+        if where == "judge" and args[3] == 0:
+            return OK, 1
+        raise InvariantError("references must add up")
+
+    monkeypatch.setattr(hub.Hub, where, fails)
+    with pytest.raises(ApplyFailedError, match=words) as raised:
+        Replica().apply(group(submit(client(1), 1, [hub_set(b"x"), hub_set(b"y")])))
+    assert (raised.value.index, raised.value.ordinal) == (1, 1 if where == "judge" else None)
+
+
 def test_entries_come_in_order() -> None:
     replica = Replica()
     with pytest.raises(InvariantError, match="entry 2 is applied where 1 comes next"):
