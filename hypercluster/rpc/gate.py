@@ -8,6 +8,7 @@ Invariants: a service runs only with `CALLER` set; each RPC is counted once, und
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -29,6 +30,8 @@ from hypercluster.rpc.status import rich_status, status_of
 from hypercluster.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+ABORT_S = 1.0
 
 CALLER: ContextVar[Caller] = ContextVar("caller")
 
@@ -153,7 +156,13 @@ class _Passage:
             self._gate.ended(self._method, code)
 
     async def _abort(self, error: BaseException) -> None:
-        await self._context.abort_with_status(rpc_status.to_status(rich_status(error)))
+        """A status goes out behind what was written before it, so not where the peer takes nothing: then the call ends
+        without waiting for that."""
+        try:
+            async with asyncio.timeout(ABORT_S):
+                await self._context.abort_with_status(rpc_status.to_status(rich_status(error)))
+        except TimeoutError:
+            raise asyncio.CancelledError from None
 
 
 def _rewrap(handler: Any, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> grpc.RpcMethodHandler[Any, Any]:
