@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 UPKEEP_EVERY_S = 10.0
 LANES_A_ROUND = 64
+# However many lanes there are: a lane with commands on their way must not be forgotten. Its next command to arrive
+# would begin it anew, over a gap, when its client has counted on never being judged without the one before.
+LANE_QUIET_S = 120
 VERSIONS_STEP_ENTRIES = 10_000  # the floor moves when it can move this far
 DISK_LOOK_S = 1.0
 DISK_BACK_FACTOR = 2  # room must be twice the mark before writes come back
@@ -115,7 +118,8 @@ class Maintenance:
         silent = queries.oldest_lanes(self._reader, Nanos(before_ns), LANES_A_ROUND)
         too_many = queries.lane_count(self._reader) - settings.lanes_max
         if not silent and too_many > 0:
-            silent = queries.oldest_lanes(self._reader, Nanos(self._clock.wall_ns()), min(too_many, LANES_A_ROUND))
+            quiet_ns = self._clock.wall_ns() - LANE_QUIET_S * 1_000_000_000
+            silent = queries.oldest_lanes(self._reader, Nanos(quiet_ns), min(too_many, LANES_A_ROUND))
         return [
             MaintenanceCommand(forget_lane=ForgetLane(client_id=client_id, last_seq=last_seq))
             for client_id, last_seq in silent

@@ -6,8 +6,9 @@ import pytest
 
 from hypercluster.limits import MIB
 from hypercluster.node.answers import REASONS
-from hypercluster.node.maintenance import Maintenance, MaintenanceSettings
+from hypercluster.node.maintenance import LANE_QUIET_S, Maintenance, MaintenanceSettings
 from hypercluster.state_machine import queries
+from hypercluster.state_machine.lanes import HOUR_SHIFT
 from hypercluster.values import ClientId
 from tests.unit.node.commands import client, hub_set, submit
 from tests.unit.node.test_proposer import Node
@@ -63,6 +64,25 @@ def test_silent_lanes_are_forgotten_by_a_logged_command_that_raises_the_floor() 
     world.turns.settle()
     world.commit()
     assert world.flat() == [(1, REASONS["UNKNOWN"])], "a retry of what was forgotten is not applied again"
+
+
+@pytest.mark.req("D-7", "D-8")
+def test_a_lane_in_use_is_not_forgotten_however_many_there_are() -> None:
+    """Its command on the way would begin the lane anew over a gap, and be applied again under another key."""
+    world = World(MaintenanceSettings(lanes_max=1))
+    hour_ns = 1 << HOUR_SHIFT
+    world.turns.now_s += (hour_ns - world.turns.wall_ns() % hour_ns) / 1e9 - 1  # a second before an hour's end
+    world.engine.stamp_ns = world.turns.wall_ns()
+    for lane in (1, 2, 3):
+        world.write(lane, 1)
+    world.turns.now_s += 2
+    world.engine.stamp_ns = world.turns.wall_ns()
+    world.look()
+    assert queries.lane_count(world.state) == 3, "all of them were used two seconds ago"
+    world.turns.now_s += LANE_QUIET_S
+    world.engine.stamp_ns = world.turns.wall_ns()
+    world.look()
+    assert queries.lane_count(world.state) < 3
 
 
 def test_a_follower_proposes_nothing() -> None:
