@@ -195,8 +195,8 @@ class Replication(Elections):
         self.verified_index = verified = max(self.verified_index, verified)
         after = self.journal.hard_generation
         match = min(verified, self.wal.durable_index)
-        if append.entries and verified > match:
-            after, match = self.journal.log_generation, verified
+        if verified > match and (append.entries or self.journal.log_generation <= after):
+            after, match = max(after, self.journal.log_generation), verified  # what waits anyway says all of it
         self._send_ack(peer, append.round, success=True, match=match, after=after)
         commit = min(Index(append.commit_index), self.verified_index)
         self.set_commit(commit)

@@ -204,3 +204,32 @@ def test_a_node_with_a_full_disk_does_not_campaign_and_says_so() -> None:
     term = world.engines["b"].term()
     world.run(3.0)
     assert world.engines["b"].term() == term
+
+
+@pytest.mark.req("CL-2", "CL-12")
+def test_a_heartbeat_does_not_take_the_place_of_a_held_acknowledgement() -> None:
+    """A new leader's first entry brings its term along: both wait for one sync, and so does what a heartbeat behind
+    them is answered. That answer must say as much as the one it replaces."""
+    world = World()
+    world.elect("a").step_down()
+    world.isolate("c")
+    b = world.elect("b")
+    hold_syncs(world, "c")
+    world.connect("b", "c")
+    world.deliver("b", "c", 1)  # the hello
+    world.deliver("c", "b", 1)
+    world.drop("b", "c")
+    peer = b.peers[NodeId("c")]
+    peer.verified = True
+    b._SyncObj__raftNextIndex[peer.node] = b.own_no_op()
+    for _ in range(2):  # the entry, then a heartbeat
+        b._SyncObj__sendAppendEntries()
+        world.deliver("b", "c", 10)
+    c = world.engines["c"]
+    assert c.wal.last_index == b.own_no_op() > c.wal.durable_index
+    world.drop("c", "b")
+    c.start_sync()
+    while world.syncs["c"].run_one():
+        pass
+    said = [frame.append_ack.match_index for frame in frames(world, "c", "b", "append_ack")]
+    assert max(said) == b.own_no_op()
