@@ -169,7 +169,13 @@ class Lifecycle:
         await self._hand_over()
         await _within(2 * SERVER_GRACE_S, self._hooks.stop_servers(SERVER_GRACE_S), "servers")
         await _within(CLOSE_S, self._hooks.close_engine(), "engine and peers")
-        await loop.run_in_executor(None, self._hooks.close_directory)
+        if self._fatal.error is not None:
+            return  # it happened on the way: closing would flush a state that is not to be trusted
+        try:
+            await loop.run_in_executor(None, self._hooks.close_directory)
+        except FatalError as error:
+            self._fatal(error)
+            return
         log.info("stopped", extra={"fields": {"took_ms": int((loop.time() - began_s) * 1000)}})
 
     async def _hand_over(self) -> None:
