@@ -149,6 +149,19 @@ def _clock_jump(world: World, rng: random.Random) -> bool:
     return True
 
 
+def _pause(world: World, rng: random.Random) -> bool:
+    """SIGSTOP: the process stands still, its sockets fill, and it goes on as if no time had passed."""
+    leader = world.leader()
+    up = [n for n in world.up() if not n.gate.paused]
+    if not up:
+        return False
+    node = leader if leader in up and rng.random() < 0.6 else rng.choice(up)
+    assert node is not None
+    node.gate.paused = True
+    world.events.after(rng.uniform(0.3, 4.0), node.gate.resume)
+    return True
+
+
 def _transfer(world: World, rng: random.Random) -> bool:
     leader = world.leader()
     if leader is None or leader.life is None:
@@ -187,6 +200,7 @@ FAULTS = [
     Fault("sync fails", _sync_fails),
     Fault("disk full", _disk_full),
     Fault("clock jump", _clock_jump),
+    Fault("pause", _pause),
     Fault("transfer", _transfer),
     Fault("lose disk", _lose_disk),
 ]

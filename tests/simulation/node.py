@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,12 +60,42 @@ class DiskWeather:
     slow_s: float = 0.2
 
 
+class Gate:
+    """A process that is stopped (SIGSTOP, a long pause) does nothing until it goes on; then it finds everything that
+    waited: in order for each source (a socket, the timers), the sources in any order."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.paused = False
+        self._rng = rng
+        self._waiting: dict[str, deque[Callable[[], None]]] = {}
+
+    def do(self, source: str, call: Callable[[], None]) -> None:
+        if self.paused:
+            self._waiting.setdefault(source, deque()).append(call)
+        else:
+            call()
+
+    def resume(self) -> None:
+        self.paused = False
+        while self._waiting and not self.paused:
+            source = self._rng.choice(list(self._waiting))
+            call = self._waiting[source].popleft()
+            if not self._waiting[source]:
+                del self._waiting[source]
+            call()
+
+    def forget(self) -> None:
+        self.paused = False
+        self._waiting.clear()
+
+
 class SimLoop:
     """The part of asyncio's loop that the shell and the engine's driver use, for one life of a node."""
 
-    def __init__(self, events: EventQueue, after_each: Callable[[], None]) -> None:
+    def __init__(self, events: EventQueue, gate: Gate, after_each: Callable[[], None]) -> None:
         """`after_each` runs after every callback: what changes in a node changes in one, or is acted on in the next."""
         self._events = events
+        self._gate = gate
         self._after_each = after_each
         self.closed = False
 
@@ -83,7 +114,7 @@ class SimLoop:
                 callback(*args)
                 self._after_each()
 
-        return LoopHandle(self._events.at(when, run))
+        return LoopHandle(self._events.at(when, lambda: self._gate.do("loop", run)))
 
 
 class LoopHandle:
@@ -100,8 +131,9 @@ class LoopHandle:
 class SimRunner:
     """`SyncRunner`: one job at a time, in order, each after the disk's delay. A crash may leave a job half done."""
 
-    def __init__(self, events: EventQueue, rng: random.Random, weather: DiskWeather) -> None:
+    def __init__(self, events: EventQueue, gate: Gate, rng: random.Random, weather: DiskWeather) -> None:
         self._events = events
+        self._gate = gate
         self._rng = rng
         self._weather = weather
         self._free_at = 0.0
@@ -127,7 +159,7 @@ class SimRunner:
                 error = raised
             done(error)
 
-        self._events.at(self._free_at, run)
+        self._events.at(self._free_at, lambda: self._gate.do("disk", run))
 
     def crash(self) -> list[Callable[[], None]]:
         """Nothing that waits will report. Returns the jobs, of which the first may have been under way."""
@@ -155,6 +187,19 @@ class WatchedTransport(SimTransport):
     """Tells the invariants what leaves the node: acknowledgements and votes."""
 
     node: SimNode
+
+    def start(
+        self,
+        on_frame: Callable[[NodeId, bytes], None],
+        on_connected: Callable[[NodeId], None],
+        on_disconnected: Callable[[NodeId], None],
+    ) -> None:
+        gate = self.node.gate
+        super().start(
+            lambda peer, frame: gate.do(peer, lambda: on_frame(peer, frame)),
+            lambda peer: gate.do(peer, lambda: on_connected(peer)),
+            lambda peer: gate.do(peer, lambda: on_disconnected(peer)),
+        )
 
     def send(self, to: NodeId, frame: bytes) -> bool:
         self.node.saw_frame(frame)
@@ -209,6 +254,7 @@ class SimNode:
         self.clock = NodeClock(events)
         self.deaths: list[BaseException] = []
         self.life: Life | None = None
+        self.gate = Gate(random.Random(rng.getrandbits(64)))
         self.restarts = 0
         self._events = events
         self._rng = rng
@@ -221,8 +267,8 @@ class SimNode:
     def _fresh_disk(self) -> None:
         self.disk = SimDisk(random.Random(self._rng.getrandbits(64)))
         self.disk.mkdir(WAL_DIRECTORY)
-        self._syncs = SimRunner(self._events, self._rng, self._weather)
-        self._bulk = SimRunner(self._events, self._rng, self._weather)
+        self._syncs = SimRunner(self._events, self.gate, self._rng, self._weather)
+        self._bulk = SimRunner(self._events, self.gate, self._rng, self._weather)
         self.storage = MemoryNodeStorage(
             HISTORY, self._bulk, referenced_hashes, flush_entries=self._tuning.flush_entries
         )
@@ -242,7 +288,7 @@ class SimNode:
         if read_cluster(storage.store) is None:
             storage.store.write(genesis(CLUSTER, HISTORY))
         machine = Machine(storage.store)
-        loop = SimLoop(self._events, self.look)
+        loop = SimLoop(self._events, self.gate, self.look)
         driver = EngineDriver(loop, self.clock)  # type: ignore[arg-type]
         op_log = OpLog(lambda _: None, lambda _: 0, lambda *_: None, lambda _: (0, 0))
         host = WatchedHost(
@@ -300,6 +346,7 @@ class SimNode:
             return
         self._durable_when_down = self.durable_index()
         life, self.life = self.life, None
+        self.gate.forget()
         life.loop.closed = True
         life.driver.close()
         jobs = self._syncs.crash()
@@ -337,7 +384,8 @@ class SimNode:
             found: list[Verdict] = list(verdicts)
             sink(list(pb.AcksBatch.FromString(encode(found)).acks))
 
-        life.proposer.submit(message, Caller(principal, SCOPE, principal), answer)
+        caller = Caller(principal, SCOPE, principal)
+        self.gate.do(principal, lambda: life.proposer.submit(message, caller, answer))
         return True
 
     # --- what others may see ------------------------------------------------------------------------------

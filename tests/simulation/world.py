@@ -268,7 +268,7 @@ class World:
                 if served < known:
                     raise ViolationError("stale read", f"{node.node_id} served at {served}, {known} was acknowledged")
 
-        life.engine.read_index(done)
+        node.gate.do("reader", lambda: life.engine.read_index(done))
 
     # --- the run ------------------------------------------------------------------------------------------------
 
@@ -289,6 +289,7 @@ class World:
         weather.spike_chance = weather.break_chance = weather.client_break_chance = 0.0
         disk.slow_chance = 0.0
         for node in self.nodes.values():
+            node.gate.resume()
             node.clock.wall_offset_ns = 0
             node.clock.drift_ppm = 0
             node.disk.set_capacity(None)
