@@ -47,9 +47,12 @@ class TcpProxy:
         self._open.set()
 
     async def stop(self) -> None:
+        self._refusing = True
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
+        for _ in range(5):  # a connection that was just being accepted reaches _accept, which closes it
+            await asyncio.sleep(0)
         self.cut()
         while self._tasks:
             for task in list(self._tasks):
