@@ -38,6 +38,7 @@ WORKSPACE = "demo"
 LIVE = "live-*"
 WRITERS = ("writer-1", "writer-2")
 WORKERS = ("worker-1", "worker-2")
+DEMO_S = 270  # a cluster that stands still is a failure, too
 
 
 class Demo:
@@ -248,7 +249,11 @@ async def main() -> int:
             demo = Demo(base, cluster, args.seed)
             demo.say("three nodes with mutual TLS are up")
             try:
-                await demo.run(args.files)
+                try:
+                    async with asyncio.timeout(DEMO_S):
+                        await demo.run(args.files)
+                except TimeoutError:
+                    demo.show(f"it ends within {DEMO_S} s", ["something waits for what does not come"])
             finally:
                 demo.kill_all()
             verdict = "everything holds" if not demo.failures else f"{len(demo.failures)} of the above do not hold"
