@@ -95,6 +95,8 @@ class PeerLink:
                 if not self._queue:
                     self._filled.clear()
                     await self._filled.wait()
+                    if not self._queue:  # the link was closed between the offer and this turn
+                        continue
                 count = len(self._queue)
                 message, size = peer_wire.take(self._queue)
                 cost = size + FRAME_COST_BYTES * (count - len(self._queue))
