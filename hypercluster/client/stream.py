@@ -22,6 +22,7 @@ from hypercluster.client.lane_types import Intent, Journal, NeedChunks, Redirect
 from hypercluster.client.nodes import Nodes
 from hypercluster.client.pacing import Pacer
 from hypercluster.errors import HyperClusterError, InvariantError, TurnedAwayError, check
+from hypercluster.limits import MIB, SUBMITS_MAX
 from hypercluster.pb.v1 import command_pb2 as command_pb
 from hypercluster.pb.v1 import origin_pb2 as origin_pb
 from hypercluster.values import ClientId
@@ -29,6 +30,7 @@ from hypercluster.values import ClientId
 STREAM_METHOD = "/hypercluster.v1.CommandService/Stream"
 SILENT_NS = 2_000_000_000  # answers overdue for so long: ask whether another node leads
 IDLE_TICK_S = 1.0
+GATHER_BYTES_MAX = 1 * MIB  # of several Submits in one message; one that is larger goes alone
 RECONNECT_S = (0.03, 0.5)
 
 # Called with the hashes a command lacks; puts them into the cluster.
@@ -302,13 +304,22 @@ class CommandStream:
         while True:
             while self._outbox:
                 try:
-                    await call.write(self._outbox.popleft())
+                    await call.write(self._next_message())
                 except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     call.cancel()
                     return
             self._outbox_filled.clear()
             if not self._outbox:
                 await self._outbox_filled.wait()
+
+    def _next_message(self) -> bytes:
+        """What lanes have ready, as one SubmitBatch, as far as it goes into one."""
+        submits = [self._outbox.popleft()]
+        size_bytes = len(submits[0])
+        while self._outbox and len(submits) < SUBMITS_MAX and size_bytes + len(self._outbox[0]) <= GATHER_BYTES_MAX:
+            submits.append(self._outbox.popleft())
+            size_bytes += len(submits[-1])
+        return command_pb.SubmitBatch(submits=submits).SerializeToString()
 
     async def _watch(self, call: grpc.aio.StreamStreamCall[bytes, command_pb.AcksBatch]) -> None:
         """A leader that hangs, or is cut off, does not close the stream: look whether another has taken over."""

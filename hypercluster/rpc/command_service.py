@@ -2,7 +2,7 @@
 
 Owns: the streams; how far one may run ahead of its answers; one write for all answers that are ready.
 Never: decides about a command; parses one (admission does, once).
-Invariants: a stream reads on only while fewer than STREAM_IN_FLIGHT_MAX of its messages wait for an answer, so
+Invariants: a stream reads on only while fewer than STREAM_IN_FLIGHT_MAX of its Submits wait for an answer, so
 its outbox is bounded whatever the client does; an end of the client's side is answered after its last command is;
 a stream without a message for STREAM_IDLE_S ends; one slow stream holds up no other.
 """
@@ -13,11 +13,12 @@ import asyncio
 from collections.abc import Sequence
 
 from hypercluster import limits
-from hypercluster.errors import DeadlineError, StreamIdleError
+from hypercluster.errors import DeadlineError, MalformedError, StreamIdleError, TooLargeError
 from hypercluster.node.proposer import Proposer
 from hypercluster.node.words import Verdict
+from hypercluster.pb.v1.command_pb2 import SubmitBatch
 from hypercluster.rpc.acks import encode
-from hypercluster.rpc.calls import Call
+from hypercluster.rpc.calls import Call, parse
 
 
 class CommandService:
@@ -46,6 +47,15 @@ class CommandService:
             ) from None
 
 
+def split(message: bytes) -> Sequence[bytes]:
+    """The serialized Submits of a SubmitBatch. Raises MalformedError or TooLargeError."""
+    submits = parse(SubmitBatch, message).submits
+    if not 1 <= len(submits) <= limits.SUBMITS_MAX:
+        error = TooLargeError if submits else MalformedError
+        raise error(f"submits holds {len(submits)}, limit SUBMITS_MAX is 1 to {limits.SUBMITS_MAX}")
+    return submits
+
+
 class _Stream:
     """One open stream: this coroutine reads, a task of its own writes."""
 
@@ -68,8 +78,8 @@ class _Stream:
         self._idle_s = idle_s
         self._loop = asyncio.get_running_loop()
         self._answers: list[Verdict] = []
-        self._answered = 0  # messages whose verdicts are in `_answers`
-        self._in_flight = 0  # messages read whose answer has not been handed to gRPC
+        self._answered = 0  # Submits whose verdicts are in `_answers`
+        self._in_flight = 0  # Submits read whose answer has not been handed to gRPC
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._last_s = self._loop.time()
@@ -95,8 +105,9 @@ class _Stream:
             if message is None:
                 return
             self._last_s = self._loop.time()
-            self._in_flight += 1
-            submit(message, caller, sink)
+            for run in split(message):
+                self._in_flight += 1
+                submit(run, caller, sink)
             while self._in_flight >= limits.STREAM_IN_FLIGHT_MAX:
                 self._room.clear()
                 await self._room.wait()

@@ -132,7 +132,32 @@ async def test_a_message_without_an_address_ends_its_call_alone(
         await call(cluster, message)
     assert (refused.value.code(), reason_of(refused.value)) == (CODES[reason], reason)
     assert re.search(words, refused.value.details() or ""), refused.value.details()
+    await stream_ends(cluster, command_pb2.SubmitBatch(submits=[message]).SerializeToString(), reason, words)
     assert await state_of(cluster) == before
+    acks = await write(cluster, "n1", 1, 1, "a", '"1"')
+    assert not any(acks.reason), "the node goes on"
+
+
+@pytest.mark.req("CL-13")
+@pytest.mark.parametrize(
+    ("message", "reason", "words"),
+    [
+        (b"\xff\xff\xff", "MALFORMED", "SubmitBatch"),
+        (b"", "MALFORMED", "submits.*256"),
+        (b"\x12\x00", "MALFORMED", "SubmitBatch"),
+        (b"\x0a\x00" * 257, "TOO_LARGE", "submits.*256"),
+    ],
+    ids=["not a SubmitBatch", "no Submit", "an unknown field", "too many"],
+)
+async def test_a_bad_stream_message_ends_its_stream_alone(
+    cluster: Cluster, message: bytes, reason: str, words: str
+) -> None:
+    before = await state_of(cluster)
+    await stream_ends(cluster, message, reason, words)
+    assert await state_of(cluster) == before
+
+
+async def stream_ends(cluster: Cluster, message: bytes, reason: str, words: str) -> None:
     streams: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = cluster.channel("n1").stream_stream(
         "/hypercluster.v1.CommandService/Stream"
     )
@@ -141,8 +166,7 @@ async def test_a_message_without_an_address_ends_its_call_alone(
     with pytest.raises(grpc.aio.AioRpcError) as ended:
         await stream.read()
     assert (ended.value.code(), reason_of(ended.value)) == (CODES[reason], reason)
-    acks = await write(cluster, "n1", 1, 1, "a", '"1"')
-    assert not any(acks.reason), "the node goes on"
+    assert re.search(words, ended.value.details() or ""), ended.value.details()
 
 
 @pytest.mark.req("D-8")

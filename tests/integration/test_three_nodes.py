@@ -47,6 +47,7 @@ def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clust
 async def calm(shared_directory: Cluster) -> AsyncIterator[Cluster]:
     """The shared cluster with a leader."""
     await shared_directory.leader(20)
+    await shared_directory.all_applied(1, 20)
     yield shared_directory
     await shared_directory.close_channels()
 
@@ -63,10 +64,14 @@ def message(lane: int, seq: int, key: str, value: str) -> command_pb2.Submit:
     return command_pb2.Submit.FromString(submit(client(lane), seq, hub_set(key, value)))
 
 
+def batch(*messages: command_pb2.Submit) -> command_pb2.SubmitBatch:
+    return command_pb2.SubmitBatch(submits=[m.SerializeToString() for m in messages])
+
+
 async def write(cluster: Cluster, node: str, lane: int, seq: int, key: str, value: str) -> command_pb2.Acks:
-    batch = await commands(cluster, node).Call(message(lane, seq, key, value), timeout=5)
-    assert len(batch.acks) == 1
-    acks: command_pb2.Acks = batch.acks[0]
+    answer = await commands(cluster, node).Call(message(lane, seq, key, value), timeout=5)
+    assert len(answer.acks) == 1
+    acks: command_pb2.Acks = answer.acks[0]
     return acks
 
 
@@ -186,7 +191,7 @@ async def test_a_graceful_stop_hands_leadership_over(cluster: Cluster) -> None:
     await write_until_acknowledged(cluster, 1, 1, "a", '"1"')
     term = (await cluster.status(leader)).term  # type: ignore[union-attr]
     stream = commands(cluster, leader).Stream()
-    await stream.write(message(2, 1, "b", '"1"'))
+    await stream.write(batch(message(2, 1, "b", '"1"')))
     assert not any((await stream.read()).acks[0].reason)
     stopping = asyncio.create_task(cluster.stop(leader, 10.0))  # with a client that never ends its stream
     node, seq, gaps_s = leader, 1, []
@@ -274,12 +279,13 @@ async def test_a_stream_carries_many_lanes_and_answers_each_command_once(calm: C
     stream = commands(calm, leader).Stream()
     lanes, per_lane = 8, 120
     for seq in range(1, per_lane + 1):
-        for lane in range(100, 100 + lanes):
-            await stream.write(message(lane, seq, f"{lane}", f'"{seq}"'))
+        runs = [message(lane, seq, f"{lane}", f'"{seq}"') for lane in range(100, 100 + lanes)]
+        await stream.write(batch(*runs[:3]))
+        await stream.write(batch(*runs[3:]))
     await stream.done_writing()
     seen: dict[bytes, list[int]] = {}
-    async for batch in stream:
-        for acks in batch.acks:
+    async for answer in stream:
+        for acks in answer.acks:
             assert not any(acks.reason), acks
             seen.setdefault(acks.client_id, []).extend(range(acks.first_seq, acks.first_seq + acks.count))
     assert {k: v == list(range(1, per_lane + 1)) for k, v in seen.items()} == {

@@ -3,7 +3,8 @@
 Owns: `Plan`, `run`. Commands are serialized before the clock starts, as a compiled client's would cost nothing
 beside the server's work; what is measured is the cluster with a client that is not in its way.
 Each session is one lane (D-7), a client of its own; the lanes are spread over `conns` connections, one stream each, as
-etcd's clients share theirs. A lane keeps `window` commands in flight, `per_message` of them a message.
+etcd's clients share theirs. A lane keeps `window` commands in flight, `per_message` of them a Submit; lanes that are
+ready at the same time share a message, as in the client library.
 Run as `python -m hypercluster.cli.bench.load PLAN_JSON`: prints one JSON line.
 """
 
@@ -16,6 +17,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 
 import grpc
@@ -23,6 +25,7 @@ import grpc.aio
 import uvloop
 
 from hypercluster.cli.bench.etcd import LoadResult
+from hypercluster.limits import SUBMITS_MAX
 from hypercluster.pb.v1 import command_pb2 as command_pb
 from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
 from hypercluster.pb.v1.command_pb2 import AcksBatch
@@ -111,7 +114,7 @@ class _Lane:
 
 
 class _Stream:
-    """The lanes of one connection. Every lane sends its next message whenever its window has room."""
+    """The lanes of one connection. Every lane sends its next commands whenever its window has room."""
 
     def __init__(self, plan: Plan, channel: grpc.aio.Channel, lanes: list[_Lane], tally: _Tally) -> None:
         self._plan = plan
@@ -124,21 +127,24 @@ class _Stream:
     async def run(self) -> None:
         call = self._stream()
         parse = AcksBatch.FromString
-        for lane in self._lanes.values():
-            await self._send(call, lane)
+        await self._send(call, self._lanes.values())
         while any(lane.acknowledged < len(lane.sent) for lane in self._lanes.values()):
             answer = await call.read()
             if not isinstance(answer, bytes):
                 raise RuntimeError(f"the stream ended: {await call.code()} {await call.details()}")
             now = time.perf_counter()
-            ready: dict[bytes, _Lane] = {}
-            for acks in parse(answer).acks:
-                ready[acks.client_id] = self._take(acks, now)
-            for lane in ready.values():
-                await self._send(call, lane)
+            await self._send(
+                call, {id(lane): lane for lane in [self._take(a, now) for a in parse(answer).acks]}.values()
+            )
         await call.done_writing()
 
-    async def _send(self, call: grpc.aio.StreamStreamCall[bytes, bytes], lane: _Lane) -> None:
+    async def _send(self, call: grpc.aio.StreamStreamCall[bytes, bytes], ready: Iterable[_Lane]) -> None:
+        submits = [submit for lane in ready for submit in self._next(lane)]
+        for start in range(0, len(submits), SUBMITS_MAX):
+            await call.write(b"".join(submits[start : start + SUBMITS_MAX]))
+
+    def _next(self, lane: _Lane) -> Iterator[bytes]:
+        """What there is room for in its window, as fields of a SubmitBatch."""
         plan, sent, per_message = self._plan, lane.sent, self._plan.per_message
         while (
             self._tally.running
@@ -151,7 +157,7 @@ class _Stream:
                 head += b"\x18" + _varint(lane.acknowledged)
             head += b"\x20" + _varint(self._raft_index) + self._workspace
             sent.extend([time.perf_counter()] * per_message)
-            await call.write(head + b"".join(lane.commands[first : first + per_message]))
+            yield _field(1, head + b"".join(lane.commands[first : first + per_message]))
 
     def _take(self, acks: command_pb.Acks, now: float) -> _Lane:
         lane, tally = self._lanes[acks.client_id], self._tally

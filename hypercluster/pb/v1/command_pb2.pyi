@@ -89,6 +89,12 @@ class Submit(_message.Message):
     commands: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, client_id: _Optional[bytes] = ..., first_seq: _Optional[int] = ..., floor: _Optional[int] = ..., basis: _Optional[int] = ..., workspace_id: _Optional[bytes] = ..., origin: _Optional[_Union[_origin_pb2.Origin, _Mapping]] = ..., commands: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
+class SubmitBatch(_message.Message):
+    __slots__ = ("submits",)
+    SUBMITS_FIELD_NUMBER: _ClassVar[int]
+    submits: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, submits: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class Command(_message.Message):
     __slots__ = ("hub", "file", "chunk_put", "workspace_create", "maintenance")
     HUB_FIELD_NUMBER: _ClassVar[int]

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CommandServiceStub:
-    """Pipelined commands of any system: send Submit messages, receive acknowledgements as they are judged.
+    """Pipelined commands of any system: send runs, receive acknowledgements as they are judged.
     """
 
     def __init__(self, channel):
@@ -37,7 +37,7 @@ class CommandServiceStub:
         """
         self.Stream = channel.stream_stream(
                 '/hypercluster.v1.CommandService/Stream',
-                request_serializer=hypercluster_dot_v1_dot_command__pb2.Submit.SerializeToString,
+                request_serializer=hypercluster_dot_v1_dot_command__pb2.SubmitBatch.SerializeToString,
                 response_deserializer=hypercluster_dot_v1_dot_command__pb2.AcksBatch.FromString,
                 _registered_method=True)
         self.Call = channel.unary_unary(
@@ -48,7 +48,7 @@ class CommandServiceStub:
 
 
 class CommandServiceServicer:
-    """Pipelined commands of any system: send Submit messages, receive acknowledgements as they are judged.
+    """Pipelined commands of any system: send runs, receive acknowledgements as they are judged.
     """
 
     def Stream(self, request_iterator, context):
@@ -70,7 +70,7 @@ def add_CommandServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Stream': grpc.stream_stream_rpc_method_handler(
                     servicer.Stream,
-                    request_deserializer=hypercluster_dot_v1_dot_command__pb2.Submit.FromString,
+                    request_deserializer=hypercluster_dot_v1_dot_command__pb2.SubmitBatch.FromString,
                     response_serializer=hypercluster_dot_v1_dot_command__pb2.AcksBatch.SerializeToString,
             ),
             'Call': grpc.unary_unary_rpc_method_handler(
@@ -87,7 +87,7 @@ def add_CommandServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CommandService:
-    """Pipelined commands of any system: send Submit messages, receive acknowledgements as they are judged.
+    """Pipelined commands of any system: send runs, receive acknowledgements as they are judged.
     """
 
     @staticmethod
@@ -105,7 +105,7 @@ class CommandService:
             request_iterator,
             target,
             '/hypercluster.v1.CommandService/Stream',
-            hypercluster_dot_v1_dot_command__pb2.Submit.SerializeToString,
+            hypercluster_dot_v1_dot_command__pb2.SubmitBatch.SerializeToString,
             hypercluster_dot_v1_dot_command__pb2.AcksBatch.FromString,
             options,
             channel_credentials,

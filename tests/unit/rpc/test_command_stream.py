@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from hypercluster.errors import MalformedError, StreamIdleError
-from hypercluster.limits import STREAM_IN_FLIGHT_MAX
+from hypercluster.limits import STREAM_IN_FLIGHT_MAX, SUBMITS_MAX
 from hypercluster.node.words import Caller, Sink, Verdict
-from hypercluster.pb.v1.command_pb2 import AcksBatch
+from hypercluster.pb.v1.command_pb2 import AcksBatch, SubmitBatch
 from hypercluster.rpc.command_service import CommandService
 from tests.unit.node.commands import CALLER
 
@@ -32,6 +32,9 @@ class PipeCall:
     async def write(self, message: bytes) -> None:
         await self.reading.wait()
         self.written.append(message)
+
+    def send(self, *submits: bytes) -> None:
+        self.to_server.put_nowait(SubmitBatch(submits=submits).SerializeToString())
 
     def answered(self) -> int:
         return sum(acks.count for m in self.written for acks in AcksBatch.FromString(m).acks)
@@ -70,7 +73,7 @@ async def test_a_stream_reads_no_further_than_its_bound() -> None:
     proposer, call = SlowProposer(), PipeCall()
     task = open_stream(proposer, call)
     for seq in range(1, STREAM_IN_FLIGHT_MAX + 500):
-        call.to_server.put_nowait(str(seq).encode())
+        call.send(str(seq).encode())
     await turns()
     assert len(proposer.taken) == STREAM_IN_FLIGHT_MAX
     proposer.answer()
@@ -83,14 +86,28 @@ async def test_a_stream_reads_no_further_than_its_bound() -> None:
 
 
 @pytest.mark.req("CL-13")
+async def test_what_is_sent_together_is_taken_one_by_one_in_its_order() -> None:
+    proposer, call = SlowProposer(), PipeCall()
+    task = open_stream(proposer, call)
+    call.send(*[str(seq).encode() for seq in range(1, SUBMITS_MAX + 1)])
+    await turns()
+    assert [int(run) for run, _ in proposer.taken] == list(range(1, SUBMITS_MAX + 1))
+    proposer.answer()
+    await turns()
+    assert call.answered() == SUBMITS_MAX
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.req("CL-13")
 async def test_a_client_that_reads_nothing_holds_up_only_itself() -> None:
     proposer, stuck, lively = SlowProposer(), PipeCall(), PipeCall()
     tasks = [open_stream(proposer, stuck), open_stream(proposer, lively)]
     stuck.reading.clear()
     for seq in range(1, 3 * STREAM_IN_FLIGHT_MAX):
-        stuck.to_server.put_nowait(str(seq).encode())
+        stuck.send(str(seq).encode())
     for round_number in range(5):
-        lively.to_server.put_nowait(str(round_number + 1).encode())
+        lively.send(str(round_number + 1).encode())
         await turns()
         proposer.answer()
         await turns()
@@ -105,7 +122,7 @@ async def test_the_end_of_the_clients_side_waits_for_its_answers() -> None:
     proposer, call = SlowProposer(), PipeCall()
     task = open_stream(proposer, call)
     for seq in (1, 2, 3):
-        call.to_server.put_nowait(str(seq).encode())
+        call.send(str(seq).encode())
     call.to_server.put_nowait(None)
     await turns()
     assert not task.done()
@@ -117,7 +134,7 @@ async def test_the_end_of_the_clients_side_waits_for_its_answers() -> None:
 async def test_a_message_without_an_address_ends_the_stream_with_its_error() -> None:
     call = PipeCall()
     task = open_stream(SlowProposer(), call)
-    call.to_server.put_nowait(b"bad")
+    call.send(b"bad")
     with pytest.raises(MalformedError):
         await asyncio.wait_for(task, 5)
 
@@ -125,7 +142,7 @@ async def test_a_message_without_an_address_ends_the_stream_with_its_error() -> 
 @pytest.mark.req("CL-13")
 async def test_an_idle_stream_is_ended_and_one_that_waits_is_not() -> None:
     proposer, idle, waiting = SlowProposer(), PipeCall(), PipeCall()
-    waiting.to_server.put_nowait(b"1")
+    waiting.send(b"1")
     waits = open_stream(proposer, waiting, idle_s=0.0)
     await turns()
     with pytest.raises(StreamIdleError):
