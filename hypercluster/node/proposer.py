@@ -41,6 +41,8 @@ from hypercluster.values import ClientId, Nanos
 log = logging.getLogger(__name__)
 
 ID_SEED_BYTES = 16
+SMOOTHING = 8  # of how long batches take
+WINDOW_MAX_S = 0.05  # that a batch waits for another at most, however long that one takes
 GROUP_FRAME_BYTES = 32  # tags and lengths of one group in an entry, rounded up
 
 
@@ -93,6 +95,7 @@ class Proposer:
         self._rates = RateLimits(settings.rate)
         self._open = OpenBatch()
         self._in_flight = 0
+        self._took_s = 0.0  # from proposal to outcome, smoothed
         self._close_soon = False
         self._pumping = False
         self._pump_again = False
@@ -219,11 +222,17 @@ class Proposer:
                 self._close_soon = True
                 self._turns.call_soon(self._on_soon)
         else:
-            due_s = batch.oldest_s() + settings.window_ms / 1000
+            due_s = batch.oldest_s() + self._window_s()
             if due_s <= self._clock.monotonic():
                 self._close()
             else:
                 self._watch_clock(due_s)
+
+    def _window_s(self) -> float:
+        """How long an open batch waits while another is in flight: the window that is set, or as long as batches take
+        now where that is longer. So what arrives meanwhile shares one entry, whose cost is by the entry more than by
+        the command, and a batch that is held up does not hold up the next (WS-30)."""
+        return max(self._settings.window_ms / 1000, min(self._took_s, WINDOW_MAX_S))
 
     def _on_soon(self) -> None:
         self._close_soon = False
@@ -241,14 +250,15 @@ class Proposer:
             payload = self._encode(entry)
         except TurnedAwayError as error:
             self._in_flight += 1  # _settle undoes it
-            self._settle(tickets, NotProposed(error.reason))
+            self._settle(tickets, NotProposed(error.reason), self._clock.monotonic())
             return
         self._in_flight += 1
         self._metrics.batch_size.observe(ops)
         self._metrics.batch_bytes.observe(len(payload))
         if flush:
             self._metrics.forced_flush_count.inc()
-        self._engine.propose(payload, entry, lambda outcome: self._settle(tickets, outcome))
+        began_s = self._clock.monotonic()
+        self._engine.propose(payload, entry, lambda outcome: self._settle(tickets, outcome, began_s))
         self._pump()
 
     def _watch_clock(self, batch_due_s: float | None) -> None:
@@ -281,8 +291,9 @@ class Proposer:
 
     # -- answers ----------------------------------------------------------------------------------
 
-    def _settle(self, tickets: Sequence[Ticket], outcome: ProposalOutcome) -> None:
+    def _settle(self, tickets: Sequence[Ticket], outcome: ProposalOutcome, began_s: float) -> None:
         self._in_flight -= 1
+        self._took_s += (self._clock.monotonic() - began_s - self._took_s) / SMOOTHING
         term = self._standing.term()
         if isinstance(outcome, Committed) and isinstance(outcome.result, Applied):
             for ticket, result in zip(tickets, outcome.result.groups, strict=True):

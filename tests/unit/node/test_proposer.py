@@ -12,7 +12,7 @@ from hypercluster.log.admission import admit
 from hypercluster.node.answers import REASONS
 from hypercluster.node.apply_loop import ApplyLoop
 from hypercluster.node.dedupe import stored_answer
-from hypercluster.node.proposer import Admission, Proposer, ProposerSettings
+from hypercluster.node.proposer import WINDOW_MAX_S, Admission, Proposer, ProposerSettings
 from hypercluster.node.rate_limit import RateSettings
 from hypercluster.node.standing import Standing
 from hypercluster.node.words import Caller, Verdict
@@ -114,6 +114,31 @@ def test_messages_of_one_turn_share_a_batch_and_load_makes_batches() -> None:
     node.commit()
     node.commit()
     assert sorted(node.flat()) == sorted([(1, 0)] * 5 + [(2, 0)] * 4)
+
+
+@pytest.mark.req("WS-30")
+def test_the_window_is_as_long_as_batches_take_up_to_a_bound() -> None:
+    node = Node()
+    for seq in range(1, 60):  # each takes 4 ms
+        node.send(submit(client(1), seq, hub_set("a")))
+        node.turns.settle()
+        node.turns.pass_time(0.004)
+        node.commit()
+    node.send(submit(client(1), 60, hub_set("a")))
+    node.turns.settle()
+    node.send(submit(client(2), 1, hub_set("b")))
+    node.turns.pass_time(0.0035)
+    assert node.batches() == [1], "the one in flight may end any moment: what arrives until then goes together"
+    node.turns.pass_time(0.0006)
+    assert node.batches() == [1, 1], "it is late: the next does not wait for it"
+    node.turns.pass_time(30.0)  # a stall
+    node.commit()
+    node.commit()
+    node.send(submit(client(1), 61, hub_set("a")))
+    node.turns.settle()
+    node.send(submit(client(2), 2, hub_set("b")))
+    node.turns.pass_time(WINDOW_MAX_S + 0.0001)
+    assert node.batches() == [1, 1]
 
 
 @pytest.mark.req("CL-13", "D-8")
