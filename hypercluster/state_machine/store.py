@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from functools import partial
 from itertools import repeat
 from typing import NamedTuple, Protocol
 
@@ -37,6 +38,9 @@ class Change(NamedTuple):
     value: bytes | None
 
 
+_CHANGE_OF_ROW = partial(tuple.__new__, Change)  # makes many without a call of Python code for each
+
+
 class Reader(Protocol):
     """Reads of one consistent state."""
 
@@ -54,34 +58,51 @@ class Store(Reader, Protocol):
 
 
 class MemoryStore:
-    """Sorted in-memory `Store` for tests, the simulation and small tools."""
+    """In-memory `Store` for tests, the simulation and small tools. Its keys are sorted when somebody asks for them in
+    order, because writes are many and scans are few."""
 
     def __init__(self) -> None:
-        self._values: dict[Family, dict[bytes, bytes]] = {f: {} for f in Family}
-        self._keys: dict[Family, list[bytes]] = {f: [] for f in Family}
+        self._values: list[dict[bytes, bytes]] = [{} for _ in Family]
+        self._sorted: list[list[bytes] | None] = [None for _ in Family]  # None: the keys changed since
 
     def get(self, family: Family, key: bytes) -> bytes | None:
         return self._values[family].get(key)
 
+    def _keys(self, family: Family) -> list[bytes]:
+        keys = self._sorted[family]
+        if keys is None:
+            keys = self._sorted[family] = sorted(self._values[family])
+        return keys
+
     def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        keys, values = self._keys[family], self._values[family]
+        keys, values = self._keys(family), self._values[family]
         found = keys[bisect_left(keys, start) : bisect_left(keys, end)]
         pairs = [(k, values[k]) for k in found]
         return iter(reversed(pairs)) if reverse else iter(pairs)
 
     def write(self, changes: Iterable[Change]) -> None:
+        every, sorted_keys = self._values, self._sorted
         for family, key, value in changes:
-            values, keys = self._values[family], self._keys[family]
+            values = every[family]
             if value is None:
                 if values.pop(key, None) is not None:
-                    del keys[bisect_left(keys, key)]
+                    sorted_keys[family] = None
             else:
                 if key not in values:
-                    keys.insert(bisect_left(keys, key), key)
+                    sorted_keys[family] = None
                 values[key] = value
 
     def items(self) -> Iterator[Change]:
         """Everything, by family and key: for checkpoints and comparisons."""
         for family in Family:
-            keys = self._keys[family]
-            yield from map(Change, repeat(family), keys, map(self._values[family].__getitem__, keys))
+            keys = self._keys(family)
+            rows = zip(repeat(family), keys, map(self._values[family].__getitem__, keys))
+            yield from map(_CHANGE_OF_ROW, rows)
+
+    def copy(self) -> MemoryStore:
+        made = MemoryStore()
+        made._values = [values.copy() for values in self._values]
+        return made
+
+    def same_pairs(self, other: MemoryStore) -> bool:
+        return self._values == other._values

@@ -93,8 +93,7 @@ class MemoryState:
         self._load()
 
     def _load(self) -> None:
-        self._live = MemoryStore()
-        self._live.write(self._flushed.items())
+        self._live = self._flushed.copy()
         self._pending: list[Change] = []
         self._applied = self._flushed_applied
         self._flushing = False
@@ -115,6 +114,9 @@ class MemoryState:
 
     def items(self) -> list[Change]:
         return list(self._live.items())
+
+    def same_pairs(self, other: MemoryState) -> bool:
+        return self._live.same_pairs(other._live)
 
     def write(self, changes: Iterable[Change]) -> None:
         made = list(changes)
