@@ -18,7 +18,7 @@ from hypercluster.state_machine.workspace.extents import Extent
 from hypercluster.state_machine.workspace.queries import list_extents
 from tests.properties.test_workspace_model import check_references
 from tests.unit.workspace import ops
-from tests.unit.workspace.site import Mirror, Site
+from tests.unit.workspace.site import Mirror, Site, first_difference
 
 SEEDS = [int(os.environ["HYPERCLUSTER_SEED"])] if "HYPERCLUSTER_SEED" in os.environ else range(8)
 
@@ -57,14 +57,14 @@ def extents_of(site: Site, inode_id: bytes) -> list[Extent]:
 
 def check_file(site: Site, inode_id: bytes, expected: bytes, words: str) -> None:
     inode = site.inode(inode_id)
-    assert site.content(inode_id) == expected, words
+    assert first_difference(site.content(inode_id), expected) is None, words
     extents = extents_of(site, inode_id)
     assert inode.content_digest == digest_from_scratch(extents, inode.size), words
     for left, right in itertools.pairwise(extents):
         together = left.chunk_hash == right.chunk_hash and left.chunk_offset + left.length == right.chunk_offset
         assert left.end <= right.offset and not (left.end == right.offset and together), words
     reader = ContentReader(site.store, site.workspace_id, inode)
-    assert list(reader.backwards()) == extents[::-1], words
+    assert first_difference(list(reader.backwards()), extents[::-1]) is None, words
 
 
 @pytest.mark.req("WS-13", "WS-35", "D-4")

@@ -6,6 +6,8 @@ replays the op log, as a worker does, and fails on the first difference.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypercluster.pb.v1.command_pb2 import Command
 from hypercluster.pb.v1.workspace_command_pb2 import LogBatch
 from hypercluster.state_machine import versions
@@ -115,6 +117,15 @@ class Site:
 
     def directory(self, name: bytes, above: bytes = ops.ROOT) -> bytes:
         return self.done(ops.mkdir(above, name)).inode_id
+
+
+def first_difference(found: Sequence[object], expected: Sequence[object]) -> int | None:
+    """Where two long things differ, for an assertion that names the place: pytest's whole diff of two contents that
+    hardly resemble each other takes it minutes."""
+    if found == expected:
+        return None
+    pairs = zip(found, expected, strict=False)
+    return next((place for place, (left, right) in enumerate(pairs) if left != right), min(len(found), len(expected)))
 
 
 def content_of(store: Store, workspace_id: bytes, inode_id: bytes, chunks: dict[bytes, bytes]) -> bytes:
