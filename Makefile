@@ -31,7 +31,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -q -m "not long"
 
 test-long: $(READY)
-	$(BIN)/python -m pytest -q -m "long" --timeout=3600
+	$(BIN)/python -m pytest -q -m "long" --timeout=3600 -o faulthandler_timeout=3590
 
 sim: $(READY)
 	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
