@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 STALL_LOOK_S = 0.005
 ROOM_LOOK_S = 0.25
+ROOM_SEEN_S = 0.05  # far less than it takes to fill what is kept free
 
 
 class StateStore(Protocol):
@@ -67,7 +68,7 @@ class ApplyLoop:
         wake: Callable[[], None],
         has_room: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`wake` asks the engine for a tick once `ready()` may be True again; `has_room` is asked once a turn."""
+        """`wake` asks the engine for a tick once `ready()` may be True again; `has_room` is asked every ROOM_SEEN_S."""
         self._machine = machine
         self._store = store
         self._chunks = chunks
@@ -79,6 +80,7 @@ class ApplyLoop:
         self._wake = wake
         self._has_room = has_room
         self._short_of_room = False
+        self._room_until_s = 0.0  # until then it is taken for granted
         self._turn_began_s = 0.0  # 0: nothing was applied in this turn yet
         self._paused = False
         self._digests: OrderedDict[Index, Digest] = OrderedDict()
@@ -155,7 +157,11 @@ class ApplyLoop:
         return True
 
     def _look_for_room(self) -> bool:
+        now_s = self._clock.monotonic()
+        if now_s < self._room_until_s:
+            return True
         room = self._has_room()
+        self._room_until_s = now_s + ROOM_SEEN_S if room else 0.0
         if room == self._short_of_room:
             self._short_of_room = not room
             words = "apply goes on: there is room" if room else "apply waits: no room on the disk"

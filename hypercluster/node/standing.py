@@ -14,7 +14,7 @@ from hypercluster.raft.engine import Engine, EngineStatus, NotProposed
 from hypercluster.telemetry.percentiles import Percentiles
 from hypercluster.values import NodeId, Role
 
-SEEN_S = 0.002
+SEEN_S = 0.02
 
 _WORDS = {
     "NO_QUORUM": "no majority of the voters can be reached; nothing was written",
