@@ -97,6 +97,10 @@ class EngineCore(SyncObj):
         self.digests = DigestWatch()
         self.peers: dict[NodeId, Peer] = {}
         self.peer_list: list[Peer] = []  # sorted by node id: whatever is sent or counted goes in this order
+        self._voting_peers: list[Peer] = []
+        self._counted: Membership | None = None  # the configuration that the next two were read from
+        self._votes_here = False
+        self._quorum = 0
         self.round = 0
         self.fsync_us = 0
         self.verified_index = Index(0)  # follower: our log equals this term's leader's up to here
@@ -173,11 +177,28 @@ class EngineCore(SyncObj):
         return self.members.current
 
     def is_voter(self) -> bool:
-        own = self.membership().find(self.node_id)
-        return own is not None and own.suffrage is Suffrage.VOTER and own.incarnation == self.parts.identity.incarnation
+        current = self.members.current
+        if current is not self._counted:
+            self._count(current)
+        return self._votes_here
+
+    def quorum(self) -> int:
+        """Of the newest configuration in the log (D-9)."""
+        current = self.members.current
+        if current is not self._counted:
+            self._count(current)
+        return self._quorum
+
+    def _count(self, current: Membership) -> None:
+        """Once a configuration: every tick and every acknowledgement asks."""
+        own = current.find(self.node_id)
+        incarnation = self.parts.identity.incarnation
+        self._votes_here = own is not None and own.suffrage is Suffrage.VOTER and own.incarnation == incarnation
+        self._quorum = current.quorum()
+        self._counted = current
 
     def voting_peers(self) -> list[Peer]:
-        return [peer for peer in self.peer_list if peer.is_voter]
+        return self._voting_peers
 
     def now(self) -> float:
         return self.clock.monotonic()
@@ -251,7 +272,8 @@ class EngineCore(SyncObj):
             self._SyncObj__raftMatchIndex.pop(before[gone].node, None)
             self.clocks.forget(gone)
         self.peer_list = [peer for _, peer in sorted(self.peers.items()) if peer.active]
-        self._SyncObj__otherNodes = {peer.node for peer in self.peer_list if peer.is_voter}
+        self._voting_peers = [peer for peer in self.peer_list if peer.is_voter]
+        self._SyncObj__otherNodes = {peer.node for peer in self._voting_peers}
         self._SyncObj__readonlyNodes = {peer.node for peer in self.peer_list if not peer.is_voter}
         if self._started and not self.stopped:
             self.parts.transport.set_peers(self.speaking_members())

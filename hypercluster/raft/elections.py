@@ -116,7 +116,7 @@ class Elections(EngineCore):
         self._count_pre_votes()
 
     def _count_pre_votes(self) -> None:
-        if len(self._pre_votes) >= self.membership().quorum() and self.is_fit():
+        if len(self._pre_votes) >= self.quorum() and self.is_fit():
             self._campaign(transfer=False)
 
     def _campaign(self, *, transfer: bool) -> None:
@@ -136,7 +136,7 @@ class Elections(EngineCore):
 
     def _count_votes(self) -> None:
         self._SyncObj__votesCount = len(self._votes)
-        if self._SyncObj__raftState == CANDIDATE and len(self._votes) >= self.membership().quorum():
+        if self._SyncObj__raftState == CANDIDATE and len(self._votes) >= self.quorum():
             self._become_leader()
 
     def _become_leader(self) -> None:
@@ -225,7 +225,7 @@ class Elections(EngineCore):
             self._quorum_grace_s = now + self.settings.heartbeat_ms / 1e3
         since = now - self.settings.fallback_ms / 1e3
         heard = sum(1 for peer in self.voting_peers() if peer.heard_s > since) + self.is_voter()
-        if heard < self.membership().quorum() and now >= self._quorum_grace_s:
+        if heard < self.quorum() and now >= self._quorum_grace_s:
             self.step_down()
             return
         if self.clock_is_off() and self._transfer is None:

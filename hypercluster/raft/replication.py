@@ -283,7 +283,7 @@ class Replication(Elections):
         if self.is_voter():
             held.append(self.own_durable_index())
         held.sort(reverse=True)
-        quorum = self.membership().quorum()
+        quorum = self.quorum()
         return held[quorum - 1] if len(held) >= quorum else Index(0)
 
     def own_durable_index(self) -> Index:
@@ -310,7 +310,7 @@ class Replication(Elections):
         if self.is_voter():
             rounds.append(self.round)
         rounds.sort(reverse=True)
-        quorum = self.membership().quorum()
+        quorum = self.quorum()
         return rounds[quorum - 1] if len(rounds) >= quorum else 0
 
     # --- digests (CL-17) ------------------------------
@@ -330,7 +330,7 @@ class Replication(Elections):
             return
         voters = {peer.node_id for peer in self.voting_peers()} | {self.node_id}
         question.answers = {NodeId(k): Digest(v) for k, v in question.answers.items() if k in voters}
-        match question.verdict(self.node_id, self.membership().quorum()):
+        match question.verdict(self.node_id, self.quorum()):
             case Verdict.AGREED | Verdict.OPEN:
                 self._refusal = "" if self._refusal == DIVERGED else self._refusal
             case Verdict.MINORITY:
