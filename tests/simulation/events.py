@@ -8,9 +8,9 @@ Never: real time, threads, asyncio.
 from __future__ import annotations
 
 import hashlib
-import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 START_WALL_NS = 1_700_000_000_000_000_000
 
@@ -38,33 +38,24 @@ class EventQueue:
 
     def at(self, when: float, call: Callable[[], None]) -> Timer:
         self._order += 1
-        timer = Timer(max(when, self.now), call)
-        heapq.heappush(self._heap, (timer.at, self._order, timer))
+        at = when if when > self.now else self.now
+        timer = Timer(at, call)
+        heappush(self._heap, (at, self._order, timer))
         return timer
 
     def after(self, delay_s: float, call: Callable[[], None]) -> Timer:
         return self.at(self.now + delay_s, call)
 
-    def step(self) -> bool:
-        """Runs the next event; False when there is none."""
-        while self._heap:
-            timer = heapq.heappop(self._heap)[2]
-            if timer.call is None:
-                continue
-            self.now = timer.at
-            self.executed += 1
-            timer.call()
-            return True
-        return False
-
-    def next_at(self) -> float | None:
-        while self._heap and self._heap[0][2].call is None:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
-
     def run_until(self, when: float) -> None:
-        while (upcoming := self.next_at()) is not None and upcoming <= when:
-            self.step()
+        """Runs everything that is due up to `when`, in order, also what comes up meanwhile."""
+        heap = self._heap
+        while heap and heap[0][0] <= when:
+            at, _, timer = heappop(heap)
+            call = timer.call
+            if call is not None:
+                self.now = at
+                self.executed += 1
+                call()
         self.now = max(self.now, when)
 
     def trace(self, text: str) -> None:

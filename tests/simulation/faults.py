@@ -72,7 +72,12 @@ def _names(world: World) -> list[NodeId]:
 def _heal_later(world: World, pairs: list[tuple[NodeId, NodeId]], delay_s: float) -> None:
     for source, target in pairs:
         world.network.cut(source, target)
-    world.events.after(delay_s, lambda: [world.network.heal(s, t) for s, t in pairs] and None)
+
+    def heal() -> None:
+        for source, target in pairs:
+            world.network.heal(source, target)
+
+    world.events.after(delay_s, heal)
 
 
 def _partition_halves(world: World, rng: random.Random) -> bool:

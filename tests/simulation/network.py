@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from hypercluster.values import Membership, NodeId
 from tests.simulation.events import EventQueue
@@ -116,7 +117,7 @@ class SimNetwork:
                 continue
             if self.stream(transport.node_id, other).up:
                 if transport.peers.get(other) != there.incarnation:
-                    self._events.after(0.0, lambda other=other: self._break(transport.node_id, other))
+                    self._events.after(0.0, partial(self._break, transport.node_id, other))
             elif other in transport.peers:
                 self._dial_later(transport.node_id, other)
 

@@ -36,7 +36,7 @@ from hypercluster.state_machine.machine import Machine
 from hypercluster.state_machine.meta import genesis, read_cluster
 from hypercluster.storage.wal.log import Wal
 from hypercluster.telemetry.metrics import Metrics
-from hypercluster.values import ClusterId, HistoryId, Incarnation, Index, Membership, NodeId, Role, Scope
+from hypercluster.values import ClusterId, HistoryId, Incarnation, Index, Membership, NodeId, Role, Scope, Term
 from tests.fakes.memory_storage import MemoryNodeStorage
 from tests.simulation.events import EventQueue, NodeClock, Timer
 from tests.simulation.invariants import Invariants, ViolationError
@@ -110,11 +110,13 @@ class SimLoop:
 
     def call_at(self, when: float, callback: Callable[..., Any], *args: Any) -> LoopHandle:
         def run() -> None:
-            if not self.closed:
+            if self._gate.paused:
+                self._gate.do("loop", run)
+            elif not self.closed:
                 callback(*args)
                 self._after_each()
 
-        return LoopHandle(self._events.at(when, lambda: self._gate.do("loop", run)))
+        return LoopHandle(self._events.at(when, run))
 
 
 class LoopHandle:
@@ -195,8 +197,15 @@ class WatchedTransport(SimTransport):
         on_disconnected: Callable[[NodeId], None],
     ) -> None:
         gate = self.node.gate
+
+        def heard(peer: NodeId, frame: bytes) -> None:
+            if gate.paused:
+                gate.do(peer, lambda: on_frame(peer, frame))
+            else:
+                on_frame(peer, frame)
+
         super().start(
-            lambda peer, frame: gate.do(peer, lambda: on_frame(peer, frame)),
+            heard,
             lambda peer: gate.do(peer, lambda: on_connected(peer)),
             lambda peer: gate.do(peer, lambda: on_disconnected(peer)),
         )
@@ -399,8 +408,9 @@ class SimNode:
         if kind == 3:
             ack = PeerFrame.FromString(frame).append_ack
             if ack.success:
-                self.invariants.acknowledges(self.node_id, self.incarnation, ack.term, ack.match_index)
-                self._acked = (ack.term, max(ack.match_index, self._acked[1] if self._same_term(ack.term) else 0))
+                self.invariants.acknowledges(self.node_id, self.incarnation, Term(ack.term), Index(ack.match_index))
+                last = self._acked
+                self._acked = (ack.term, max(ack.match_index, last[1] if last and last[0] == ack.term else 0))
         elif kind == 7:
             reply = PeerFrame.FromString(frame).vote_reply
             if reply.granted:
@@ -414,9 +424,6 @@ class SimNode:
         if self.life is None:
             return self._durable_when_down
         return max(self.life.wal.durable_index, self.storage.store.flushed_index)
-
-    def _same_term(self, term: int) -> bool:
-        return self._acked is not None and self._acked[0] == term
 
     def _check_promises(self, wal: Wal) -> None:
         """After a power cut: what was acknowledged is on disk, unless a later term may have replaced it."""

@@ -23,9 +23,17 @@ class SimInode:
 
     def note(self, offset: int, size_bytes: int) -> None:
         """Remembers the sectors of a write that has just been done."""
-        for sector in range(offset // SECTOR_BYTES, -(-(offset + size_bytes) // SECTOR_BYTES)):
-            content = bytes(self.content[sector * SECTOR_BYTES : (sector + 1) * SECTOR_BYTES])
-            self.versions.setdefault(sector, []).append(content)
+        first, end = offset // SECTOR_BYTES, -(-(offset + size_bytes) // SECTOR_BYTES)
+        written = bytes(self.content[first * SECTOR_BYTES : end * SECTOR_BYTES])
+        versions = self.versions
+        for sector in range(first, end):
+            at = (sector - first) * SECTOR_BYTES
+            content = written[at : at + SECTOR_BYTES]
+            known = versions.get(sector)
+            if known is None:
+                versions[sector] = [content]
+            else:
+                known.append(content)
 
     def make_durable(self) -> None:
         if len(self.durable) != len(self.content):

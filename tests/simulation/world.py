@@ -1,7 +1,6 @@
 """A simulated cluster under a seed: nodes, clients, faults, and the judgement at the end (CH-1 to CH-3).
 
-Owns: `draw` (everything of a run that the seed decides), `World` and its life: faults and load, then everything
-heals, then liveness and the final comparison.
+Owns: `World` and its life: faults and load, then everything heals, then liveness and the final comparison.
 Invariants are checked after every event; a failing run raises ViolationError and is replayed by its seed alone.
 """
 
@@ -10,87 +9,29 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from hypercluster.client.lane_types import Settled, Verdict
 from hypercluster.pb.v1 import command_pb2 as pb
 from hypercluster.pb.v1.workspace_command_pb2 import LogBatch
 from hypercluster.raft.engine import ReadOutcome, ReadReady
-from hypercluster.raft.settings import EngineSettings
 from hypercluster.state_machine.oplog import read_ops
 from hypercluster.state_machine.workspace.oplog import scan_log
 from hypercluster.values import Incarnation, Index, Member, Membership, NodeId, Role, Suffrage
 from tests.simulation.client import SimClient, Workload
+from tests.simulation.drawing import Draw, share
 from tests.simulation.events import EventQueue
-from tests.simulation.faults import FAULTS, Fault
+from tests.simulation.faults import Fault
 from tests.simulation.invariants import Invariants, ViolationError
-from tests.simulation.network import SimNetwork, Weather
-from tests.simulation.node import SCOPE, DiskWeather, Life, NodeTuning, SimNode
+from tests.simulation.network import SimNetwork
+from tests.simulation.node import SCOPE, Life, SimNode
 from tests.simulation.workload import HUB_SPACE, FileWorkload, HubWorkload, Shared
 
 HEAL_S = 40.0  # virtual seconds in which a healed cluster must have answered everything
-FIRST_FAULT_S = 1.2
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """What a seed decides before anything happens."""
-
-    seed: int
-    nodes: int
-    clients: int
-    operations: int
-    duration_s: float
-    faults: tuple[tuple[float, Fault], ...]
-    weather: Weather
-    disk: DiskWeather
-    tuning: NodeTuning
-
-
-def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:
-    """Swarm testing (CH-2): which faults, how often, and which settings. Fewer operations make a shorter run."""
-    rng = random.Random(f"draw/{seed}")
-    duration_s = rng.uniform(5.0, 9.0)
-    if operations and operations < 1_000:
-        duration_s = max(4.0, duration_s / 2)
-    kinds = rng.sample(FAULTS, rng.randint(2, len(FAULTS)))
-    count = rng.randint(4, 9)
-    times = sorted(rng.uniform(FIRST_FAULT_S, duration_s * 0.9) for _ in range(count))
-    faults = tuple((at, rng.choice(kinds)) for at in times)
-    weather = Weather(delay_max_s=rng.choice([0.001, 0.003, 0.02]))
-    if rng.random() < 0.5:
-        weather.spike_chance, weather.spike_s = rng.choice([0.001, 0.01]), rng.choice([0.1, 0.6])
-    if rng.random() < 0.4:
-        weather.break_chance = rng.choice([0.0005, 0.003])
-    if rng.random() < 0.7:
-        weather.client_break_chance = rng.choice([0.002, 0.02, 0.1])
-    disk = DiskWeather(sync_max_s=rng.choice([0.0005, 0.003, 0.02]))
-    if rng.random() < 0.4:
-        disk.slow_chance = rng.choice([0.002, 0.02])
-    keep = rng.choice([20, 60, 1000])
-    engine = EngineSettings(
-        log_keep_entries=keep,
-        checkpoint_every_entries=rng.choice([50, 150, 1000]),
-        append_entries_max=rng.choice([2, 16, 256]),
-        checkpoint_piece_bytes=rng.choice([700, 8192, 512 * 1024]),
-        promote_lag_entries_max=20,
-    )
-    tuning = NodeTuning(
-        segment_bytes=rng.choice([64, 256, 1024]) * 1024,
-        flush_entries=rng.choice([5, 40, 400]),
-        engine=engine,
-        batch_ops=rng.choice([4, 32, 256]),
-    )
-    return Draw(
-        seed,
-        nodes or rng.choice([3, 3, 3, 5]),
-        rng.randint(4, 8),
-        operations or rng.randint(2_250, 2_700),
-        duration_s,
-        faults,
-        weather,
-        disk,
-        tuning,
-    )
+SETTLE_STEP_S = 0.1  # how often it is asked whether everything is answered and equal
+RESTORE_EVERY = 5  # settle steps
+HEALING_PROBES_S = 1.5  # reads are probed as often for so long after the healing; by then one leader is in place
+CALM_FACTOR = 10.0
 
 
 @dataclass(slots=True)
@@ -147,6 +88,7 @@ class World:
         self.network = SimNetwork(self.events, self.rng, drawn.weather)
         self.summary = Summary(drawn.seed)
         self.healing = False
+        self._probe_until = drawn.duration_s + HEALING_PROBES_S
         self._told_index = 0
         self.wiped: list[NodeId] = []
         founding = Membership(
@@ -176,7 +118,7 @@ class World:
         for node in self.nodes.values():
             self.events.after(self.rng.random() * 0.2, node.start)
         for at, fault in drawn.faults:
-            self.events.at(at, lambda fault=fault: self._inject(fault))
+            self.events.at(at, partial(self._inject, fault))
         self.events.at(0.5, self._probe_reads)
 
     def _client(self, number: int) -> SimClient:
@@ -187,9 +129,7 @@ class World:
             inner = HubWorkload(name, rng, keys=rng.choice([2, 8, 40]))
         else:
             inner = FileWorkload(name, rng, self._shared, creates_workspace=number == 0)
-        workload = Paced(
-            inner, drawn.operations // drawn.clients, rng.choice([1, 10, 30, 60]), self.events, drawn.duration_s
-        )
+        workload = Paced(inner, share(drawn, number), rng.choice([1, 10, 30, 60]), self.events, drawn.duration_s)
         return SimClient(
             name,
             self.events,
@@ -256,7 +196,8 @@ class World:
             life = node.life
             if life is not None and (life.engine.role() is Role.LEADER or self.rng.random() < 0.1):
                 self._probe_read(node, life)
-        self.events.after(0.01 + self.rng.random() * 0.05, self._probe_reads)
+        pause = 1.0 if self.events.now < self._probe_until else CALM_FACTOR
+        self.events.after((0.01 + self.rng.random() * 0.05) * pause, self._probe_reads)
 
     def _probe_read(self, node: SimNode, life: Life) -> None:
         known = self.invariants.highest_answer
@@ -302,9 +243,12 @@ class World:
     def _settle(self) -> None:
         """Liveness: every command is answered, and every node applies the same index."""
         deadline = self.events.now + HEAL_S
+        steps = 0
         while self.events.now < deadline:
-            self._run_until(self.events.now + 0.5)
-            self._restore_members()
+            self._run_until(self.events.now + SETTLE_STEP_S)
+            steps += 1
+            if steps % RESTORE_EVERY == 0:
+                self._restore_members()
             if self._is_settled():
                 return
         states = [_state(node) for node in self.nodes.values()]
@@ -349,11 +293,10 @@ class World:
         digests = {bytes(life.machine.applied.digest) for life in lives}
         if len(digests) != 1:
             raise ViolationError("divergent state", "digests differ after healing")
-        states = [n.storage.store.items() for n in self.nodes.values()]
-        if any(state != states[0] for state in states[1:]):
+        first, *others = self.nodes.values()
+        if any(not node.storage.store.same_pairs(first.storage.store) for node in others):
             raise ViolationError("divergent state", "stored pairs differ after healing")
-        for node in self.nodes.values():
-            self.invariants.check_answers(self._positions(node))
+        self.invariants.check_answers(self._positions(first))  # of all of them: their stored pairs are equal
 
     def _positions(self, node: SimNode) -> dict[tuple[bytes, int], tuple[bytes, int]]:
         """Everything the op logs of `node` hold: (space, position) -> (client, seq)."""
