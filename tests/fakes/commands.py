@@ -63,8 +63,11 @@ def group(message: bytes, *, principal: str = PRINCIPAL, scope: Scope = SCOPE, w
     return DecodedGroup(message, principal, scope, worker, admit(message, maintenance=True))
 
 
-def entry(groups: Sequence[DecodedGroup], *, stamp_ns: int = STAMP_NS) -> DecodedEntry:
-    return batch_of(Nanos(stamp_ns), b"0123456789abcdef", groups)
+ID_SEED = b"0123456789abcdef"  # a leader draws one for every entry: who makes inodes in several gives each its own
+
+
+def entry(groups: Sequence[DecodedGroup], *, stamp_ns: int = STAMP_NS, id_seed: bytes = ID_SEED) -> DecodedEntry:
+    return batch_of(Nanos(stamp_ns), id_seed, groups)
 
 
 class Replica:
@@ -78,9 +81,10 @@ class Replica:
     def index(self) -> Index:
         return self.machine.applied.index
 
-    def apply(self, *groups: DecodedGroup, stamp_ns: int | None = None) -> Applied:
+    def apply(self, *groups: DecodedGroup, stamp_ns: int | None = None, id_seed: bytes = ID_SEED) -> Applied:
         index = Index(self.index + 1)
-        made = entry(groups, stamp_ns=STAMP_NS + index * ENTRY_NS if stamp_ns is None else stamp_ns)
+        stamp_ns = STAMP_NS + index * ENTRY_NS if stamp_ns is None else stamp_ns
+        made = entry(groups, stamp_ns=stamp_ns, id_seed=id_seed)
         applied = self.machine.apply(index, Term(1), made)
         self.store.write(applied.changes)
         return applied
