@@ -71,7 +71,7 @@ def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:
         seed,
         nodes or rng.choice([3, 3, 3, 5]),
         rng.randint(4, 8),
-        operations or rng.randint(2_700, 3_200),
+        operations or rng.randint(2_450, 2_950),
         duration_s,
         faults,
         weather,
