@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 # Raft. Index 0 is "before the first entry"; the first entry has index 1.
 Index = NewType("Index", int)
@@ -110,8 +110,7 @@ class CheckpointMeta:
     last_stamp_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """(org, project): every workspace, session and hub state belongs to one (D-20)."""
 
     org: str

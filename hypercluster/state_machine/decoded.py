@@ -38,8 +38,7 @@ class HubOp(NamedTuple):
     expected_version: int  # NO_PRECONDITION, or the version the key must have; 0 means "must not exist"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """A Submit message: consecutive commands of one lane (D-7)."""
 
     client_id: ClientId
@@ -52,8 +51,7 @@ class Run:
     ops: tuple[HubOp | Command, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DecodedGroup:
+class DecodedGroup(NamedTuple):
     """A run with what the leader knows of its sender; `submit` is the message exactly as received."""
 
     submit: bytes

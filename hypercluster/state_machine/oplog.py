@@ -13,7 +13,7 @@ import hashlib
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from hypercluster.state_machine.decoded import DecodedGroup, HubOp
 from hypercluster.state_machine.keys import number, prefix_end, scope_prefix
@@ -28,8 +28,7 @@ _GROUP = struct.Struct(">IHHII")  # ordinal of its first command, lengths of pri
 _RANGE = struct.Struct(">HHQ")  # position of the first command, commands, server_seq of the first
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptedGroup:
+class AcceptedGroup(NamedTuple):
     """A group's accepted hub commands as (position, count, first server_seq) ranges; `ordinal` of its command 0."""
 
     group: DecodedGroup

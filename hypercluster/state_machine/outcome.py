@@ -75,8 +75,7 @@ class RunResult:
     files: Sequence[FileOutcome | None] = ()  # None in the place of a hub command
 
 
-@dataclass(frozen=True, slots=True)
-class GroupResult:
+class GroupResult(NamedTuple):
     """Results of one group, in seq order; more than one run only when the group holds retries."""
 
     client_id: ClientId

@@ -129,9 +129,9 @@ def test_an_entry_that_admission_would_have_turned_away_is_still_judged() -> Non
     replica = Replica()
     good = group(submit(client(1), 1, [hub_set(b"a")]))
     for change in ({"client_id": b"short"}, {"first_seq": 0}, {"first_seq": 1 << 63}):
-        bad = dataclasses.replace(good, run=dataclasses.replace(good.run, **change))
+        bad = good._replace(run=good.run._replace(**change))
         assert reasons(replica.apply(bad).groups[0]) == [UNKNOWN]
-    empty = dataclasses.replace(good, run=dataclasses.replace(good.run, raws=(), ops=()))
+    empty = good._replace(run=good.run._replace(raws=(), ops=()))
     assert reasons(replica.apply(empty).groups[0]) == []
     assert reasons(replica.apply(good).groups[0]) == [OK]
 
