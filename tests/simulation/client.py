@@ -19,6 +19,9 @@ from tests.simulation.invariants import Answer, Invariants
 from tests.simulation.network import SimNetwork
 
 REDIAL_S = 0.05
+SILENCE_S = 2.0
+DEADLINES_S = (30.0, 30.0, 30.0, 1.5)  # short: commands of unknown outcome, after which the lane begins anew
+NO_LEADER_S = (5.0, 5.0, 0.5)
 WAKE_S = 0.1  # how often a client looks whether it has more to ask
 
 
@@ -68,7 +71,11 @@ class SimClient:
         self._lane = Lane(
             lambda: ClientId(rng.randbytes(16)),
             rng,
-            settings=LaneSettings(messages_in_flight=rng.randint(1, 6)),
+            settings=LaneSettings(
+                messages_in_flight=rng.randint(1, 6),
+                deadline_ns=int(rng.choice(DEADLINES_S) * 1e9),
+                no_leader_ns=int(rng.choice(NO_LEADER_S) * 1e9),
+            ),
             journal=self,
         )
         self._commands: dict[int, bytes] = {}  # by ticket
@@ -77,7 +84,8 @@ class SimClient:
         self._epoch = 0
         self._arrives_at = 0.0
         self._wake_at = -1.0
-        self._paused_until = 0.0
+        self._watched = False  # a timer looks after the present stream
+        self._heard_at = 0.0
         self.stopped = False
         self.invoked = 0
         self.outcomes: dict[Verdict, int] = dict.fromkeys(Verdict, 0)
@@ -94,6 +102,7 @@ class SimClient:
 
     def _connect(self) -> None:
         self._epoch += 1
+        self._watched = False
         self._arrives_at = self._events.now
         self._lane.connected(self._now_ns())
         self._work()
@@ -127,20 +136,29 @@ class SimClient:
                 self._break()
 
         self._events.at(arrives_at, deliver)
-        # A node that dies or is cut off never answers: the deadline of the stream ends the wait.
-        self._events.after(2.0, lambda: self._give_up_stream(epoch))
+        if not self._watched:
+            self._watched = True
+            self._heard_at = self._events.now
+            self._events.after(SILENCE_S, lambda: self._watch_stream(epoch))
 
-    def _give_up_stream(self, epoch: int) -> None:
-        if self._epoch == epoch and self._lane.pending and self._events.now - self._last_answer > 2.0:
+    def _watch_stream(self, epoch: int) -> None:
+        """A node that dies or is cut off never answers: a stream that is silent for SILENCE_S is given up."""
+        if self._epoch != epoch:
+            return
+        if not self._lane.pending:
+            self._watched = False
+            return
+        left_s = self._heard_at + SILENCE_S - self._events.now
+        if left_s > 0:
+            self._events.after(left_s, lambda: self._watch_stream(epoch))
+        else:
             self._node = self._rng.choice(self._nodes)
             self._break()
-
-    _last_answer = 0.0
 
     def _answered(self, epoch: int, answers: list[pb.Acks]) -> None:
         if epoch != self._epoch:
             return
-        self._last_answer = self._events.now
+        self._heard_at = self._events.now
         for acks in answers:
             self._lane.acks(self._now_ns(), acks)
         self._work()
