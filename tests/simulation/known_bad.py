@@ -17,7 +17,7 @@ from functools import partial
 
 from tests.known_bad.ablations import ablate
 from tests.known_bad.dedupe_off import dedupe_off
-from tests.simulation.run import run_seed
+from tests.simulation.run import prepare, run_seed
 
 DEFECTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "ack before sync": partial(ablate, "DUR"),
@@ -51,7 +51,7 @@ def _try(argument: tuple[str, int, int]) -> tuple[int, str]:
 
 def seeds_to_find(name: str, seeds: int, operations: int, jobs: int) -> tuple[int, str]:
     """How many seeds it took, counted in seed order (0: not found), and what was violated."""
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=prepare) as pool:
         for count, (_, found) in enumerate(pool.imap(_try, ((name, seed, operations) for seed in range(seeds))), 1):
             if found:
                 return count, found

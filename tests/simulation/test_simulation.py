@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.simulation.run import run_seed
+from tests.simulation.run import prepare, run_seed
 from tests.simulation.world import Summary
 
 FIRST = int(os.environ.get("SIM_FIRST", "100000"))
@@ -25,7 +25,7 @@ def _short(seed: int) -> tuple[int, Summary | str]:
 @pytest.mark.timeout(400)
 def test_short_runs_hold() -> None:
     print(f"seeds {FIRST} to {FIRST + SEEDS - 1}; SIM_FIRST and SIM_SEEDS choose others")
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), initializer=prepare) as pool:
         found = dict(pool.imap_unordered(_short, range(FIRST, FIRST + SEEDS), chunksize=4))
     broken = {seed: text for seed, text in found.items() if isinstance(text, str)}
     assert not broken, f"replay with: python -m tests.simulation.run --operations {OPERATIONS} --seed {min(broken)}"
