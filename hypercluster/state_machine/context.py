@@ -21,6 +21,8 @@ class Effects:
     log_records: dict[bytes, list[bytes]] = field(default_factory=dict)
     # keys of the versions column, in order, that nobody needs once the versions floor has passed this entry (D-18)
     superseded: dict[bytes, None] = field(default_factory=dict)
+    # key of a version this entry wrote -> whether what it follows is a deletion (a bit), and where that stands
+    version_links: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

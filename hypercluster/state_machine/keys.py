@@ -30,11 +30,6 @@ def escaped(part: bytes) -> bytes:
     return part.replace(_ZERO, _ESCAPED_ZERO) + _END
 
 
-def escaped_open(part: bytes) -> bytes:
-    """The beginning of an escaped part that more bytes follow."""
-    return part.replace(_ZERO, _ESCAPED_ZERO)
-
-
 def read_escaped(key: bytes, position: int) -> tuple[bytes, int]:
     """The part that begins at `position`, and where the next one begins. Raises ValueError when it does not end."""
     end = position

@@ -7,11 +7,12 @@ Invariants: the same reader gives the same answer; nothing here looks into a cac
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 from hypercluster.state_machine import versions
-from hypercluster.state_machine.hub import HubValue, decode_value, head_prefix
+from hypercluster.state_machine.hub import HubValue, decode_value, decode_version, head_prefix
 from hypercluster.state_machine.keys import prefix_end
 from hypercluster.state_machine.lanes import oldest_lanes, read_lane
 from hypercluster.state_machine.meta import DEDUPE_FLOOR, LANE_COUNT, read_cluster, read_counter, server_seq_key
@@ -28,6 +29,7 @@ __all__ = [
     "dedupe_floor",
     "hub_get",
     "hub_list",
+    "hub_version_steps",
     "hub_versions",
     "intent_status",
     "lane_count",
@@ -100,6 +102,15 @@ def hub_versions(
     return [] if found is None else [_hub_version(found)]
 
 
+def hub_version_steps(
+    reader: Reader, scope: Scope, namespace: str, key: bytes, at_index: Index
+) -> Iterator[HubVersionRecord | None]:
+    """`hub_versions` at an index, in steps of one read: None for each later version, then the version, if there is one.
+    For those who share their thread: the state may move on between two steps (versions.py)."""
+    for found in versions.steps_to(reader, Family.HUB, head_prefix(scope, namespace) + key, at_index):
+        yield None if found is None else _hub_version(found)
+
+
 def server_seq(reader: Reader, scope: Scope) -> ServerSeq:
     """Of the newest accepted hub operation of the scope; 0 before the first."""
     return ServerSeq(read_counter(reader, server_seq_key(scope)))
@@ -150,5 +161,5 @@ def _one(run: RunResult, seq: int) -> RunResult:
 def _hub_version(found: versions.Version) -> HubVersionRecord:
     if found.value is None:
         return HubVersionRecord(found.index, found.ordinal, True, b"", int.from_bytes(found.rest, "big"))
-    head = decode_value(versions.LIVE + found.value)
-    return HubVersionRecord(found.index, found.ordinal, False, head.payload, head.version)
+    version, payload = decode_version(found.value)
+    return HubVersionRecord(found.index, found.ordinal, False, payload, version)

@@ -26,7 +26,7 @@ class Family(IntEnum):
     TREE = 3  # workspace inodes, directory entries, extents, xattrs
     CHUNKS = 4  # presence and accounting of chunks (bytes live in the chunk store)
     LANES = 5  # client lanes and stored results (D-7)
-    VERSIONS = 6  # (object, Raft index, ordinal) -> value (D-18)
+    VERSIONS = 6  # what objects held before, by Raft index and ordinal (D-18)
     MERKLE = 7  # Merkle pages of workspaces
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from hypercluster.errors import check
 from hypercluster.state_machine import versions
+from hypercluster.state_machine.store import Family
 
 ROOT_ID: Final = bytes(16)  # the InodeId of a workspace's root directory
 ZERO_HASH: Final = bytes(32)
@@ -51,7 +52,8 @@ _DIRECTORY_TAIL: Final = Struct(">16sQ")
 
 # A record that has versions begins with the place of its last one (versions.py); all zero where none are kept.
 PLACE_BYTES: Final = versions.PLACE.size
-NO_PLACE: Final = bytes(PLACE_BYTES)
+NO_PLACE: Final = versions.NO_PLACE
+check(versions.PLACE_AT[Family.TREE] == 0, "versions are found through the places in these records")
 
 
 def body_of(record: bytes) -> bytes:
@@ -89,8 +91,8 @@ class Inode:
     entry_count: int = 0
     # Symlinks.
     target: bytes = b""
-    # The place of its last version; not part of the body.
-    place: bytes = b""
+    # The place of its last version; not part of the body. An id is given once, so a new inode has none before it.
+    place: bytes = NO_PLACE
 
     def encode(self) -> bytes:
         common = _COMMON.pack(

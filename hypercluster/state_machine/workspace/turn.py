@@ -154,14 +154,14 @@ class Turn:
         self.remove(self.header.workspace_id + ENTRY + directory + name)
         self._leaves[entry_leaf_key(directory, name)] = None
 
-    def store(self, key: bytes, body: bytes) -> None:
-        """A tree record with versions."""
+    def store(self, key: bytes, body: bytes, *, given_once: bool = False) -> None:
+        """A tree record with versions. `given_once`: a key of this kind is not used again once it was removed."""
         context = self._context
         if context is None:
             self.overlay.put(Family.TREE, key, NO_PLACE + body)
             return
         old = self.overlay.get(Family.TREE, key)
-        previous = b"" if old is None else old[:PLACE_BYTES]
+        previous = (NO_PLACE if given_once else None) if old is None else old[:PLACE_BYTES]
         self.overlay.put(Family.TREE, key, versions.put(context, Family.TREE, key, body, previous) + body)
 
     def remove(self, key: bytes) -> None:
@@ -182,7 +182,7 @@ class Turn:
             if body is None:
                 self.remove(key)
             else:
-                self.store(key, body)
+                self.store(key, body, given_once=True)
         if edit.dropped:
             queue_pages(self.overlay, self.header, edit.inode.inode_id, edit.dropped)
 
