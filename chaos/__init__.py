@@ -1,0 +1,1 @@
+"""The fault harness: real processes, real faults, and checkers that can say no (see DESIGN.md)."""
