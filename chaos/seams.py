@@ -125,6 +125,9 @@ class ClusterUnderTest(Protocol):
 
     def log(self, node: str) -> Path: ...
 
+    def expect_exit(self, node: str) -> None:
+        """A nemesis is about to make this node end by itself: excused until it is started again."""
+
     def unexpected_exits(self) -> list[str]:
         """Nodes that ended though nobody ended them, with their last words. Disks that failed on purpose excuse it."""
 
