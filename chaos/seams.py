@@ -28,6 +28,8 @@ class NodeView:
     commit_index: int
     applied_index: int
     digest: str  # at applied_index
+    base_index: int = 0  # the log begins behind it
+    clock_skew_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,26 @@ class Host(Protocol):
         """'' when the disk takes a synced write at its usual pace and the clock is right; else what is wrong."""
 
 
+class HostRig(Protocol):
+    """What makes a Host for one node: made before the cluster is founded, closed after its process is gone."""
+
+    @property
+    def host(self) -> Host: ...
+
+    @property
+    def data_directory(self) -> Path:
+        """Where the node's data lies; on a disk of its own, a directory below the mount."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Of the node's process."""
+
+    def start(self) -> None: ...
+
+    def close(self) -> None:
+        """Leaves no mount, device or process behind, also after a failed start."""
+
+
 class ClusterUnderTest(Protocol):
     """A running cluster. Nodes are named n1, n2, …"""
 
@@ -113,6 +135,9 @@ class ClusterUnderTest(Protocol):
         """SIGTERM; the exit status. Raises TimeoutError."""
 
     def is_running(self, node: str) -> bool: ...
+
+    def is_paused(self, node: str) -> bool:
+        """Its process stands still, as the kernel says it."""
 
     async def status(self, node: str) -> NodeView | None:
         """None when it does not answer within a second."""
