@@ -76,6 +76,7 @@ class Client:
         self._name = name
         self._instance = os.urandom(16)
         self._lanes_made = 0
+        self._seen_index = 0
         self._resume = resume
         self._rng = rng or random.Random(int.from_bytes(os.urandom(8), "big"))
         origin = origin_pb.Origin(agent=settings.agent) if settings.agent else None
@@ -104,12 +105,20 @@ class Client:
         errors.check(0 <= number < LANES_MAX, "a client has a bounded number of lanes")
         while len(self._ports) <= number:
             resume = self._resume if not self._ports else None
-            self._ports.append(self._stream.open_lane(self._new_client_id, resume))
+            port = self._stream.open_lane(self._new_client_id, resume)
+            port.lane.known(self._seen_index)
+            self._ports.append(port)
         return self._ports[number]
 
     def known_index(self) -> int:
         """The highest Raft index an acknowledgement of this client named: min_index for its own reads."""
-        return max((port.lane.known_index for port in self._ports), default=0)
+        return max((port.lane.known_index for port in self._ports), default=self._seen_index)
+
+    def see_at_least(self, raft_index: int) -> None:
+        """From now on reads of workspaces wait for this Raft index, as if a command of this client had reached it."""
+        self._seen_index = max(self._seen_index, raft_index)
+        for port in self._ports:
+            port.lane.known(raft_index)
 
     def _new_client_id(self) -> ClientId:
         self._lanes_made += 1

@@ -6,20 +6,21 @@ Never: retries, caches or optimistic answers.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hypercluster.client.answers import raise_unless_ok
 from hypercluster.client.stubs import hub_service
 from hypercluster.pb.v1 import command_pb2 as command_pb
-from hypercluster.pb.v1 import hub_command_pb2, hub_pb2
+from hypercluster.pb.v1 import hub_command_pb2, hub_pb2, read_pb2
 from hypercluster.values import ReadLevel
 
 if TYPE_CHECKING:
     from hypercluster.client.client import Client
 
 LIST_PAGE = 500
+VERSIONS_PAGE = 100  # what a node gives at most, however many it keeps (D-18)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,18 @@ class HubValue:
     version: int
     raft_index: int
     staleness_ms: int
+    node_id: str = ""  # which node answered
+
+
+@dataclass(frozen=True, slots=True)
+class HubVersion:
+    """What a key held before. `ordinal` counts the commands of the entry at `raft_index`."""
+
+    payload: bytes
+    version: int
+    raft_index: int
+    ordinal: int
+    deleted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +104,26 @@ class Hub:
         )
         return answer
 
+    async def versions(
+        self,
+        namespace: str,
+        key: bytes,
+        *,
+        limit: int = VERSIONS_PAGE,
+        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        min_index: int = 0,
+    ) -> Sequence[HubVersion]:
+        """The newest `limit` values of a key that are still kept, newest first; deletions are among them."""
+        request = hub_pb2.HubVersionsRequest(
+            read=self._client.read_options(level, min_index), namespace=namespace, key=key, limit=limit
+        )
+        answer: hub_pb2.HubVersionsResponse = await self._client.nodes.read(
+            lambda channel, timeout: hub_service(channel).Versions(request, timeout=timeout),
+            f"list versions of {namespace} {key.decode(errors='replace')}",
+            any_node=level is ReadLevel.BOUNDED_STALE,
+        )
+        return [HubVersion(v.payload, v.version, v.raft_index, v.ordinal, v.deleted) for v in answer.versions]
+
     async def set(
         self, namespace: str, key: bytes, payload: bytes, *, expected_version: int | None = None, lane: int = 0
     ) -> HubWritten:
@@ -121,7 +154,13 @@ class Hub:
         return HubWritten(settled.version, settled.raft_index)
 
 
-def _value(record: hub_pb2.HubRecord, state: object) -> HubValue:
-    applied_index = getattr(state, "applied_index", 0)
-    staleness_ms = getattr(state, "staleness_ms", 0)
-    return HubValue(record.key, record.found, record.payload, record.version, applied_index, staleness_ms)
+def _value(record: hub_pb2.HubRecord, state: read_pb2.ReadState) -> HubValue:
+    return HubValue(
+        record.key,
+        record.found,
+        record.payload,
+        record.version,
+        state.applied_index,
+        state.staleness_ms,
+        state.node_id,
+    )

@@ -21,8 +21,16 @@ from hypercluster.client.export_tree import export_tree
 from hypercluster.client.import_tree import import_tree
 from hypercluster.client.lane_types import S_NS, Intent, LaneSettings
 from hypercluster.client.sync_client import SyncClient
+from hypercluster.client.workspace import Workspace
 from hypercluster.client.workspace_check import compare_nodes
-from hypercluster.errors import MalformedError, NoQuorumError, NotFoundError, OutcomeUnknownError, RefusedError
+from hypercluster.errors import (
+    BehindError,
+    MalformedError,
+    NoQuorumError,
+    NotFoundError,
+    OutcomeUnknownError,
+    RefusedError,
+)
 from hypercluster.pb.v1 import workspace_pb2
 from hypercluster.values import ReadLevel
 from tests.demo.compare import diff, listing_differences
@@ -183,14 +191,38 @@ async def test_hub_values_and_levels(client: Client) -> None:
     for level in ReadLevel:
         value = await client.hub.get("settings", b"limit", level=level, min_index=client.known_index())
         assert value.payload == b"2"
+        assert value.node_id in {"n1", "n2", "n3"}
+    versions = await client.hub.versions("settings", b"limit")
+    assert [(v.payload, v.version, v.deleted) for v in versions] == [
+        (b"2", value.version, False),
+        (b"1", written.version, False),
+    ]
+    assert [v.version for v in await client.hub.versions("settings", b"limit", limit=1)] == [value.version]
     for number in range(12):
         await client.hub.set("metadata", b"list/%02d" % number, b"%d" % number)
     listed = [value.key async for value in client.hub.list("metadata", b"list/")]
     assert listed == [b"list/%02d" % number for number in range(12)]
     await client.hub.delete("metadata", b"list/00")
     assert not (await client.hub.get("metadata", b"list/00")).found
+    assert (await client.hub.versions("metadata", b"list/00"))[0].deleted
     with pytest.raises(RefusedError, match="namespace"):
         await client.hub.set("nonsense", b"k", b"1")
+
+
+@pytest.mark.req("CL-10")
+async def test_a_client_waits_for_the_index_it_was_told_of(cluster: Cluster, client: Client) -> None:
+    workspace = await client.create_workspace("told")
+    made = await workspace.mkdir("there")
+    for address in cluster.client_settings().nodes:
+        async with Client(replace(cluster.client_settings(), nodes=(address,), read_deadline_s=1.0)) as other:
+            other.see_at_least(made.raft_index)
+            assert other.known_index() == made.raft_index == other.lane().lane.known_index
+            seen = Workspace(other, workspace.workspace_id, "told")
+            assert (await seen.stat("there", level=ReadLevel.BOUNDED_STALE)).inode_id == made.inode_id
+            other.see_at_least(1 << 40)
+            assert other.lane().lane.known_index == 1 << 40
+            with pytest.raises((BehindError, NoQuorumError)):
+                await seen.stat("there", level=ReadLevel.BOUNDED_STALE)
 
 
 @pytest.mark.req("D-7", "WS-12")
