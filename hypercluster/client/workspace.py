@@ -21,8 +21,8 @@ from hypercluster.client.answers import from_rpc
 from hypercluster.client.file_ops import ROOT, FileOps, FileResult, shown
 from hypercluster.client.stubs import workspace_service
 from hypercluster.errors import HistoryGoneError, RefusedError
+from hypercluster.pb.v1 import read_pb2, workspace_pb2
 from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
-from hypercluster.pb.v1 import workspace_pb2
 from hypercluster.values import ReadLevel
 
 if TYPE_CHECKING:
@@ -40,6 +40,14 @@ class Entry:
 
     path: bytes
     inode: workspace_pb2.Inode
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was at a path, None for nothing, and as of which index the node that answered said so."""
+
+    inode: workspace_pb2.Inode | None
+    state: read_pb2.ReadState
 
 
 def to_bytes(path: Path) -> bytes:
@@ -89,6 +97,23 @@ class Workspace:
             request.inode_id = ROOT
         return await self._stat(request, shown(clean) or "/", level)
 
+    async def look(self, path: Path, *, level: ReadLevel = ReadLevel.LINEARIZABLE) -> Seen:
+        """What is at a path, if anything is, and how fresh the answer is. Raises RefusedError with errno ENOTDIR."""
+        clean = to_bytes(path)
+        request = workspace_pb2.StatRequest(
+            read=self.client.read_options(level, self.client.known_index()), workspace_id=self.workspace_id
+        )
+        if clean:
+            request.path = clean
+        else:
+            request.inode_id = ROOT
+        answer = await self._stat_answer(request, shown(clean) or "/", level)
+        if answer.errno == errno.ENOENT:
+            return Seen(None, answer.state)
+        if answer.errno:
+            raise file_error(answer.errno, f"stat {shown(clean)}")
+        return Seen(answer.inode, answer.state)
+
     async def stat_inode(
         self, inode_id: bytes, *, with_xattrs: bool = False, level: ReadLevel = ReadLevel.LINEARIZABLE
     ) -> workspace_pb2.Inode:
@@ -101,14 +126,20 @@ class Workspace:
         return await self._stat(request, inode_id.hex(), level)
 
     async def _stat(self, request: workspace_pb2.StatRequest, shown_path: str, level: ReadLevel) -> workspace_pb2.Inode:
+        answer = await self._stat_answer(request, shown_path, level)
+        if answer.errno:
+            raise file_error(answer.errno, f"stat {shown_path}")
+        return answer.inode
+
+    async def _stat_answer(
+        self, request: workspace_pb2.StatRequest, shown_path: str, level: ReadLevel
+    ) -> workspace_pb2.StatResponse:
         answer: workspace_pb2.StatResponse = await self.client.nodes.read(
             lambda channel, timeout: workspace_service(channel).Stat(request, timeout=timeout),
             f"stat {shown_path}",
             any_node=level is ReadLevel.BOUNDED_STALE,
         )
-        if answer.errno:
-            raise file_error(answer.errno, f"stat {shown_path}")
-        return answer.inode
+        return answer
 
     async def readdir(
         self, path: Path = b"", *, level: ReadLevel = ReadLevel.LINEARIZABLE

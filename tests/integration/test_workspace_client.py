@@ -219,6 +219,10 @@ async def test_a_client_waits_for_the_index_it_was_told_of(cluster: Cluster, cli
             assert other.known_index() == made.raft_index == other.lane().lane.known_index
             seen = Workspace(other, workspace.workspace_id, "told")
             assert (await seen.stat("there", level=ReadLevel.BOUNDED_STALE)).inode_id == made.inode_id
+            there = await seen.look("there", level=ReadLevel.BOUNDED_STALE)
+            assert there.inode is not None and there.inode.inode_id == made.inode_id
+            assert there.state.applied_index >= made.raft_index
+            assert (await seen.look("nowhere", level=ReadLevel.BOUNDED_STALE)).inode is None
             other.see_at_least(1 << 40)
             assert other.lane().lane.known_index == 1 << 40
             with pytest.raises((BehindError, NoQuorumError)):
