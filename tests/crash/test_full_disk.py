@@ -17,10 +17,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from chaos.cluster.image import PowerDisk, why_not
 from hypercluster.client.client import Client
 from hypercluster.limits import DISK_LOW_BYTES, MIB, WAL_RESERVE_BYTES, WAL_SEGMENT_BYTES
 from hypercluster.node.answers import REASONS
-from tests.crash.power import PowerDisk, why_not
 from tests.integration.cluster import Cluster, eventually
 from tests.integration.test_three_nodes import read, write, write_until_acknowledged
 
@@ -53,24 +53,14 @@ class SmallDisks:
             self._disks[name] = disk
 
     def free_bytes(self, name: str) -> int:
-        found = os.statvfs(self._disks[name].place)
-        return found.f_bavail * found.f_frsize
+        return self._disks[name].free_bytes()
 
     def fill(self, name: str, leave_bytes: int) -> None:
         """With 0, until the file system says that it is full."""
-        with (self._disks[name].place / "hog").open("ab") as hog:
-            step_bytes = max(0, self.free_bytes(name) - leave_bytes)
-            while step_bytes >= 4096:
-                at = os.fstat(hog.fileno()).st_size
-                try:
-                    os.posix_fallocate(hog.fileno(), at, step_bytes)
-                except OSError:
-                    step_bytes //= 2
-                    continue
-                step_bytes = min(step_bytes, max(0, self.free_bytes(name) - leave_bytes))
+        self._disks[name].fill(leave_bytes)
 
     def clear(self, name: str) -> None:
-        (self._disks[name].place / "hog").unlink(missing_ok=True)
+        self._disks[name].clear()
 
 
 async def until(look: Callable[[], Awaitable[object]], what: str) -> None:

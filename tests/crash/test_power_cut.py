@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from chaos.cluster.image import PowerDisk, cut_all, why_not
 from tests.crash.load import Load
-from tests.crash.power import PowerDisk, cut_all, why_not
 from tests.crash.rounds import RefusedToStart, Rounds, Verdict, kill_all
 from tests.integration.cluster import Cluster
 
