@@ -1,0 +1,34 @@
+"""What clients do while the cluster is broken, each workload in processes of its own (see DESIGN.md).
+
+Owns: the names of the workloads and of their operations. Imports nothing of the product, so that whoever judges a run
+may ask which operations had to succeed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chaos.seams import Workload
+
+
+@dataclass(slots=True)
+class NamedWorkload:
+    """`ops`: each must succeed at least once for a run to be valid (CH-5)."""
+
+    name: str
+    ops: frozenset[str]
+
+
+def _named(name: str, *ops: str) -> tuple[str, Workload]:
+    return name, NamedWorkload(name, frozenset(ops))
+
+
+WORKLOADS: dict[str, Workload] = dict(
+    (
+        _named("register", "write", "read", "cas"),
+        _named("set", "add", "read_all"),
+        _named("counter", "increment", "read"),
+        _named("files", "create", "append", "overwrite", "rename", "unlink", "mkdir", "rmdir", "read_file"),
+        _named("reads", "read"),
+    )
+)
