@@ -80,10 +80,11 @@ class Host(Protocol):
 
     def restore(self) -> None: ...
 
-    def heal(self) -> None:
-        """Rules off, room back, the clock right, the disk mounted. Starts no process."""
+    def heal(self, *, disk: bool = True, clock: bool = True) -> None:
+        """Rules off, room back, the clock right, the disk mounted. Starts no process. One part alone where another
+        nemesis may still be at work on the other."""
 
-    def probe(self) -> str:
+    def probe(self, *, disk: bool = True, clock: bool = True) -> str:
         """'' when the disk takes a synced write at its usual pace and the clock is right; else what is wrong."""
 
 
