@@ -10,7 +10,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 
-from tests.known_bad import ablations, apply_raises, dedupe_off, lenient_hello, no_fsync
+from tests.known_bad import ablations, apply_raises, dedupe_off, lenient_hello, no_fsync, replicated_wrong
 
 _for_good = contextlib.ExitStack()
 
@@ -28,6 +28,7 @@ def _dedupe_off() -> None:
 
 
 BAD: dict[str, Callable[[], None]] = {
+    "ack_before_majority": replicated_wrong.install_ack_before_majority,
     "ack_before_sync": _ablation("DUR"),
     "any_quarantine": lenient_hello.any_quarantine,
     "apply_raises": apply_raises.install,
@@ -35,7 +36,11 @@ BAD: dict[str, Callable[[], None]] = {
     "durable_at_once": no_fsync.install_durable_at_once,
     "meets_anew": lenient_hello.meets_anew,
     "entries_unsynced": no_fsync.install_entries_unsynced,
+    "no_excl": replicated_wrong.install_no_excl,
     "no_fsync": no_fsync.install,
+    "out_of_order": replicated_wrong.install_out_of_order,
+    "stale_reads": _ablation("READ"),
+    "stock_truncation": _ablation("S1"),
 }
 
 
