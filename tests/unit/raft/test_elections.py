@@ -274,6 +274,12 @@ def test_a_minority_accepts_nothing_and_keeps_its_state() -> None:
     assert world.propose("c", "y") == [NotProposed("NOT_LEADER", None)]
     assert world.engines["c"].term() == 1
     assert world.applied("c") == ["x"]
+    world.isolate("a")
+    world.isolate("b")
+    world.run(2.0)
+    for name in "abc":  # also the one that led
+        assert world.propose(name, "z") == [NotProposed("NOT_LEADER", None)]
+        assert world.applied(name) == ["x"]
 
 
 @pytest.mark.req("D-8")

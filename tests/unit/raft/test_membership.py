@@ -232,6 +232,8 @@ def test_steps_that_are_refused_say_why() -> None:
     assert "other incarnation" in step_refusal(now, with_learner(without(now, "b"), "b", life=1), everyone)
     assert "reachable voters" in step_refusal(now, without(now, "b"), [NodeId("a")])
     assert "2 are needed" in step_refusal(now, without(now, "b"), [NodeId("a")])
+    four = members("abcd", voters=5)  # a majority of those left, and not of the five that are configured
+    assert "3 are needed" in step_refusal(four, without(four, "d"), [NodeId("a"), NodeId("b")])
     assert step_refusal(now, without(now, "b"), [NodeId("a"), NodeId("c")]) == ""
     assert step_refusal(now, with_learner(now, "d"), everyone) == ""
 

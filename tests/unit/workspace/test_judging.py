@@ -335,7 +335,10 @@ def test_rename_noreplace_and_rename_onto_the_same_inode(site: Site) -> None:
     assert site.done(ops.rename(ROOT, b"a", ROOT, b"b")).root == before
     assert site.inode(inode_id).nlink == 2
     site.done(ops.rename(ROOT, b"a", ROOT, b"c", no_replace=True))
-    assert [name for name, _ in list_directory(site.store, site.workspace_id, ROOT, b"", 9).entries] == [b"b", b"c"]
+    site.file(b"other")
+    assert errno(site.one(ops.rename(ROOT, b"other", ROOT, b"c", no_replace=True))) == EEXIST
+    names = [name for name, _ in list_directory(site.store, site.workspace_id, ROOT, b"", 9).entries]
+    assert names == [b"b", b"c", b"other"]
 
 
 # --- preconditions, uid ---------------------------------------------------------------------------
