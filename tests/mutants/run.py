@@ -4,7 +4,7 @@
     python -m tests.mutants.run --draw 40 --seed 7
     python -m tests.mutants.run --all
 
-Owns: which entries run, in how many copies at once, one line for each, the counts, and the exit status: 0 if all were
+Owns: which entries run, in how many copies at once, a line for each, the counts, and the exit status: 0 if all were
 caught, 1 if one survived or is broken, 2 if what was asked for is not there.
 Invariants: a mistake counts as caught only if the same tests passed in a copy without it; a seed draws the same entries
 as long as the same are recorded.
@@ -48,8 +48,10 @@ class Result:
     words: str
 
     def __str__(self) -> str:
-        head = f"{self.mutant.spec_id:8} {self.mutant.file:52} {self.verdict.value:8} {self.seconds:6.1f} s"
-        return head if self.verdict is Verdict.CAUGHT else f"{head}\n         {self.words}"
+        return f"{self.mutant.spec_id:8} {self.mutant.file:52} {self.verdict.value:8} {self.seconds:6.1f} s"
+
+    def explained(self) -> str:
+        return f"{self}\n         mistake: {self.mutant.why}\n         outcome: {self.words}"
 
 
 def verdict_of(mutant: Mutant, mutated: Trial) -> Verdict:
@@ -132,6 +134,9 @@ def read_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--draw", type=int, default=DRAW, help=f"so many, drawn by the seed (default {DRAW})")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="of the draw (default: any)")
     parser.add_argument("--jobs", type=int, default=1, help="so many at once, each in a copy of its own")
+    parser.add_argument(
+        "--explain", action="store_true", help="say of caught ones, too, what the mistake is and who saw it"
+    )
     parser.add_argument("--catalogue", type=Path, default=CATALOGUE, help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
@@ -156,7 +161,8 @@ def main(words: Sequence[str] | None = None) -> int:
     counts: Counter[Verdict] = Counter()
     for result in judge_all(chosen, arguments.root, arguments.jobs):
         counts[result.verdict] += 1
-        print(result, flush=True)
+        plain = result.verdict is Verdict.CAUGHT and not arguments.explain
+        print(result if plain else result.explained(), flush=True)
     print(", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict))
     return 0 if counts[Verdict.CAUGHT] == len(chosen) else 1
 

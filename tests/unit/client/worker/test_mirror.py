@@ -74,6 +74,26 @@ def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SqliteStore, "_sync_log", lambda self: None)
 
 
+class NotingOs:
+    """The os module; notes each change of the mirror itself."""
+
+    def __init__(self, top: bytes, changed: list[str]) -> None:
+        self.top = top
+        self.changed = changed
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(os, name)
+        if name not in MUTATIONS:
+            return found
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            if name in ("pwrite", "ftruncate") or any(isinstance(a, bytes) and a.startswith(self.top) for a in args):
+                self.changed.append(name)
+            return found(*args, **kwargs)
+
+        return noted
+
+
 async def inline(call: Callable[[], Any]) -> Any:
     return call()
 
@@ -237,6 +257,32 @@ async def test_a_crash_at_any_step_is_made_good_over_many_seeds(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await crash_and_recover(seed, tmp_path, monkeypatch, turns=50)
+
+
+@pytest.mark.req("WS-55")
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_applied_index_never_passes_what_is_synced(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsynced: list[str] = []
+    syncs = 0
+    put_record = SqliteStore.put_record
+
+    def sync(_: mirror_disk.MirrorDisk) -> None:
+        nonlocal syncs
+        syncs += 1
+        unsynced.clear()
+
+    def put(store: SqliteStore, name: str, value: bytes | None) -> None:
+        if name == "applied_index" and value is not None:
+            assert not unsynced, f"seed {seed}: {unsynced} before applied_index {int.from_bytes(value, 'big')}"
+        put_record(store, name, value)
+
+    monkeypatch.setattr(mirror_disk.MirrorDisk, "sync", sync)
+    monkeypatch.setattr(SqliteStore, "put_record", put)
+    monkeypatch.setattr(mirror_disk, "os", NotingOs(os.fsencode(tmp_path / "mirror"), unsynced))
+    await mirror_a_history(seed, tmp_path)
+    assert syncs > 6
 
 
 UNPRIVILEGED = 65534
