@@ -25,7 +25,12 @@ from chaos.shim import control
 from chaos.shim.control import Rule, ShimPage
 
 SHIM, POWER, FILL = "shim", "power", "fill"
-FEATURES: Final = frozenset({SHIM, POWER, FILL})
+# Each feature, and what the machine must be able to do for it.
+NEEDS: Final[Mapping[str, frozenset[str]]] = {
+    SHIM: frozenset({"compiler", "preload"}),
+    POWER: frozenset({"root", "loop"}),
+    FILL: frozenset({"root", "loop"}),
+}
 DISK_BYTES: Final = 2 << 30  # sparse; a node's log, two checkpoints and what it keeps free fit in it
 PROBE_S: Final = 20.0
 PROBE_SYNCS: Final = 8
@@ -34,20 +39,24 @@ PACE_TIMES: Final = 4.0  # a disk is at its usual pace within so many times of i
 PACE_MS: Final = 15.0  # or so much above it: less than the smallest delay that a nemesis draws
 CLOCK_MS: Final = 5.0
 
-# Runs under the shim: the quickest of some synced writes in milliseconds, then its clock between two of true time.
+# Runs under the shim: the quickest of some synced writes in milliseconds, then its clock beside true time. With a
+# number of 0 the disk is left alone.
 _MEASURE: Final = """
 import os, sys, time
 path, count = sys.argv[1], int(sys.argv[2])
-file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-best = float("inf")
-for number in range(count):
-    began = time.monotonic()
-    os.pwrite(file, bytes([number]) * 4096, 0)
-    os.fdatasync(file)
-    best = min(best, time.monotonic() - began)
-os.close(file)
-os.rename(path, path + ".renamed")
-os.unlink(path + ".renamed")
+best = 0.0
+if count:
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    took = []
+    for number in range(count):
+        began = time.monotonic()
+        os.pwrite(file, bytes([number]) * 4096, 0)
+        os.fdatasync(file)
+        took.append(time.monotonic() - began)
+    best = min(took)
+    os.close(file)
+    os.rename(path, path + ".renamed")
+    os.unlink(path + ".renamed")
 print(best * 1e3, time.monotonic_ns(), time.time_ns())
 """
 
@@ -69,7 +78,7 @@ class LocalHost:
     def equip(self, page: ShimPage | None, disk: PowerDisk | None, environment: Mapping[str, str]) -> None:
         """With what the features promise; from now on it can be used. Raises DiskError."""
         self._page, self._disk, self._environment = page, disk, dict(environment)
-        self._usual_ms, _ = self._measure()
+        self._usual_ms, _ = self._measure(PROBE_SYNCS)
 
     def unequip(self) -> None:
         self._page = self._disk = None
@@ -106,42 +115,42 @@ class LocalHost:
 
     # --- both --------------------------------------------------------------------------------------
 
-    def heal(self) -> None:
+    def heal(self, *, disk: bool = True, clock: bool = True) -> None:
         if self._page is not None:
-            self._page.heal()
-        if self._disk is not None:
+            self._page.heal(disk=disk, clock=clock)
+        if disk and self._disk is not None:
             self.restore()
             self._disk.clear()
 
-    def probe(self) -> str:
-        if self._page is not None and (active := self._page.active()):
+    def probe(self, *, disk: bool = True, clock: bool = True) -> str:
+        if self._page is not None and (active := self._page.active(disk=disk, clock=clock)):
             return f"{self._node}: {active}"
         if self._disk is not None:
             if self._cut or not self._disk.is_mounted():
                 return f"{self._node}: its disk is not mounted"
-            if self._disk.ballast.exists():
+            if disk and self._disk.ballast.exists():
                 return f"{self._node}: its disk is still filled"
         problem = ""
         for _ in range(PROBE_ATTEMPTS):  # another load of the machine passes, a rule does not
-            problem = self._measured_problem()
+            problem = self._measured_problem(disk, clock)
             if not problem:
                 break
         return f"{self._node}: {problem}" if problem else ""
 
-    def _measured_problem(self) -> str:
+    def _measured_problem(self, disk: bool, clock: bool) -> str:
         try:
-            sync_ms, clock_ms = self._measure()
+            sync_ms, clock_ms = self._measure(PROBE_SYNCS if disk else 0)
         except DiskError as error:
             return str(error)
-        if sync_ms > max(PACE_TIMES * self._usual_ms, self._usual_ms + PACE_MS):
+        if disk and sync_ms > max(PACE_TIMES * self._usual_ms, self._usual_ms + PACE_MS):
             return f"a synced write takes {sync_ms:.1f} ms, usually {self._usual_ms:.1f}"
-        if abs(clock_ms) > CLOCK_MS:
+        if clock and abs(clock_ms) > CLOCK_MS:
             return f"the clock is {clock_ms:+.0f} ms off"
         return ""
 
-    def _measure(self) -> tuple[float, float]:
+    def _measure(self, syncs: int) -> tuple[float, float]:
         """Milliseconds: the quickest synced write below the data directory, and how far off the clock is there."""
-        command = [sys.executable, "-I", "-S", "-c", _MEASURE, str(self._data / "chaos-probe"), str(PROBE_SYNCS)]
+        command = [sys.executable, "-I", "-S", "-c", _MEASURE, str(self._data / "chaos-probe"), str(syncs)]
         apart_ns = _wall_minus_monotonic_ns()
         try:
             done = subprocess.run(
@@ -153,10 +162,10 @@ class LocalHost:
                 timeout=PROBE_S,
             )
         except subprocess.TimeoutExpired:
-            raise DiskError(f"{PROBE_SYNCS} synced writes take more than {PROBE_S} s") from None
+            raise DiskError(f"{syncs} synced writes take more than {PROBE_S} s") from None
         if done.returncode != 0:
             said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-            raise DiskError(f"a synced write fails: {said[-1]}")
+            raise DiskError(f"a process on this host fails: {said[-1]}")
         sync_ms, monotonic_ns, wall_ns = done.stdout.split()
         return float(sync_ms), (int(wall_ns) - int(monotonic_ns) - apart_ns) / 1e6
 
@@ -180,10 +189,11 @@ class HostRig:
 
     def __init__(self, node: str, directory: Path, features: AbstractSet[str], seed: int = 1) -> None:
         """`directory` is of this run alone. Makes nothing yet. Raises ValueError."""
-        if not features <= FEATURES:
-            raise ValueError(f"features: {', '.join(sorted(features - FEATURES))} not known to a host")
+        if unknown := sorted(features - NEEDS.keys()):
+            raise ValueError(f"features: {', '.join(unknown)} not known to a host")
         self.node = node
         self.environment: dict[str, str] = {}
+        self._started = False
         self._home = directory.resolve() / node
         self._libraries = directory.resolve() / "shim"
         self._features = frozenset(features)
@@ -200,9 +210,19 @@ class HostRig:
     def data_directory(self) -> Path:
         return self._home / "disk" / "data" if self.has_disk else self._home / "data"
 
+    def __enter__(self) -> HostRig:
+        """Starts nothing: that is for the cluster to do."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def start(self) -> None:
-        """The data directory is there, and empty unless there was something in it. Raises DiskError or NoShimError,
-        with nothing left behind."""
+        """The data directory is there, and empty unless there was something in it. Nothing happens to one that was
+        started. Raises DiskError or NoShimError, with nothing left behind."""
+        if self._started:
+            return
+        self._started = True
         try:
             self._start()
         except BaseException:
@@ -225,6 +245,7 @@ class HostRig:
     def close(self) -> None:
         """The node's process is gone. Rules off, disk away: what was written to it is, too. Idempotent."""
         self.host.unequip()
+        self._started = False
         self.environment = {}
         if self._page is not None:
             self._page.heal()
@@ -238,5 +259,7 @@ class HostRig:
 def hosts_for(
     directory: Path, nodes: Sequence[str], features: AbstractSet[str], seed: int = 1
 ) -> Mapping[str, HostRig]:
-    """One for each node; `features` are those to be made, all of which this machine must have. Makes nothing yet."""
-    return {node: HostRig(node, directory, features, seed + number) for number, node in enumerate(nodes)}
+    """One for each node, with all that `features` allow: those of a host, or abilities of the machine (features.py).
+    Other names say nothing to a host. Makes nothing yet."""
+    wanted = frozenset(one for one, needs in NEEDS.items() if one in features or needs <= features)
+    return {node: HostRig(node, directory, wanted, seed + number) for number, node in enumerate(nodes)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from chaos.nemeses import clocks, disks, power
 from chaos.nemeses.links import KINDS, BadLinks
 from chaos.nemeses.membership import MemberReplaced
 from chaos.nemeses.partitions import SHAPES, Partition
@@ -24,6 +25,9 @@ def make_nemeses() -> dict[str, Nemesis]:
         *(Partition(shape) for shape in SHAPES),
         *(BadLinks(kind) for kind in KINDS),
         MemberReplaced(),
+        *disks.make(),
+        *clocks.make(),
+        *power.make(),
     ]
     return {nemesis.name: nemesis for nemesis in made}
 

@@ -169,19 +169,23 @@ class ShimPage:
 
     # --- all of it ---------------------------------------------------------------------------------
 
-    def heal(self) -> None:
-        for operation in (self._page.sync, self._page.write, self._page.rename):
-            operation.rule = 0
-        if self._page.clock_offset_ns or self._page.clock_drift_ppb:
+    def heal(self, *, disk: bool = True, clock: bool = True) -> None:
+        if disk:
+            for operation in (self._page.sync, self._page.write, self._page.rename):
+                operation.rule = 0
+        if clock and self._clock_is_off():
             self.clock(0.0)
 
-    def active(self) -> str:
+    def active(self, *, disk: bool = True, clock: bool = True) -> str:
         """'' when the page does nothing; else what it does."""
         page = self._page
-        found = [name for name in ("sync", "write", "rename") if getattr(page, name).rule]
-        if page.clock_offset_ns or page.clock_drift_ppb:
+        found = [name for name in ("sync", "write", "rename") if disk and getattr(page, name).rule]
+        if clock and self._clock_is_off():
             found.append(f"clock ({self.offset_ms():+.0f} ms)")
         return f"the shim still has rules: {', '.join(found)}" if found else ""
+
+    def _clock_is_off(self) -> bool:
+        return bool(self._page.clock_offset_ns or self._page.clock_drift_ppb)
 
 
 def build(cache: Path) -> Path:

@@ -91,7 +91,33 @@ def test_a_host_without_features_refuses_every_fault(tmp_path: Path) -> None:
     assert rig.host.probe() == ""
     rig.close()
     with pytest.raises(ValueError, match="wings"):
-        hosts_for(tmp_path, ["n1"], {"wings"})
+        HostRig("n1", tmp_path, {"wings"})
+
+
+def test_what_a_machine_can_do_decides_the_features(tmp_path: Path) -> None:
+    for abilities, expected in (
+        ({"compiler", "preload", "tun"}, {SHIM}),
+        ({"root", "loop", "compiler"}, {POWER, FILL}),
+        ({"root", "loop", "compiler", "preload"}, {SHIM, POWER, FILL}),
+        ({SHIM}, {SHIM}),
+        ({"preload", "root"}, set()),
+    ):
+        assert hosts_for(tmp_path, ["n1"], abilities)["n1"].host.features == expected
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.req("CH-4")
+def test_one_part_is_healed_while_the_other_is_still_broken(shim_rig: HostRig) -> None:
+    host = shim_rig.host
+    host.clock(60_000)
+    host.sync_delay(60)
+    host.heal(clock=False)
+    assert host.probe(clock=False) == ""
+    assert "clock" in host.probe()
+    host.sync_error(errno.EIO)
+    host.heal(disk=False)
+    assert host.probe(disk=False) == "", "what the disk does meanwhile is not asked"
+    assert "sync" in host.probe()
 
 
 @pytest.mark.req("CH-4")
@@ -118,11 +144,11 @@ def test_a_probe_measures_and_does_not_only_look_at_the_page(
     """A page that lies about its rules: what a process of the node meets tells."""
     page = shim_rig._page
     assert page is not None
-    monkeypatch.setattr(type(page), "active", lambda _: "")
+    monkeypatch.setattr(type(page), "active", lambda _, **__: "")
     host = shim_rig.host
     for begin, words in (
         (lambda: host.sync_delay(40), "a synced write takes"),
-        (lambda: host.sync_error(errno.EIO), "a synced write fails"),
+        (lambda: host.sync_error(errno.EIO), "a process on this host fails: OSError"),
         (lambda: host.clock(-90_000), "the clock is -9"),
     ):
         begin()
@@ -222,5 +248,5 @@ def test_a_start_that_fails_leaves_nothing_behind(
 
 
 def test_a_command_that_fails_says_which(tmp_path: Path) -> None:
-    with pytest.raises(DiskError, match="mkfs.ext4"):
+    with pytest.raises(DiskError, match=r"mkfs\.ext4"):
         image.PowerDisk(tmp_path / "image", tmp_path / "nowhere", 1 << 20)
