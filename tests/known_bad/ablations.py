@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import pickle
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +28,7 @@ from hypercluster.raft.checkpointing import Checkpointing
 from hypercluster.raft.core import EngineCore
 from hypercluster.raft.elections import Elections
 from hypercluster.raft.engine import Committed
+from hypercluster.raft.guard import PICKLE_NAMES
 from hypercluster.raft.membership import MembershipLog
 from hypercluster.raft.outbox import Outbox
 from hypercluster.raft.peers import Peer
@@ -243,6 +248,57 @@ def _no_skew(self: Elections) -> bool:
     return False
 
 
+# --- the library's shape -------------------------------------------------------------------
+
+
+def _forwarded(self: RaftEngine, payload: bytes, context: object, done: Any) -> None:
+    """A follower of the library hands a command on and forgets it; when the connection drops, nobody ever answers."""
+    if self.is_leader():
+        _propose(self, payload, context, done)
+
+
+_propose = RaftEngine.propose
+
+
+def _whole_log_at_once(self: Replication, peer: Peer, *, heartbeat: bool) -> None:
+    bounded, self.settings = self.settings, dataclasses.replace(self.settings, append_bytes_max=1 << 40)
+    try:
+        _replicate_to(self, peer, heartbeat=heartbeat)
+    finally:
+        self.settings = bounded
+
+
+_replicate_to = Replication._replicate_to
+
+
+def _dump_in_a_child(self: Checkpointing) -> None:
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    _tick_checkpoint(self)
+
+
+_tick_checkpoint = Checkpointing.tick_checkpoint
+
+
+def _resolve_in_the_tick(self: RaftEngine) -> None:
+    socket.getaddrinfo("127.0.0.1", 0)
+    _tick(self)
+
+
+_tick = RaftEngine.tick
+
+
+def _loaders() -> list[Patch]:
+    """The library's own loader, wherever it was."""
+    modules = [m for name, m in sys.modules.items() if name == "pysyncobj" or name.startswith("pysyncobj.")]
+    found: list[Patch] = [
+        (m, name, getattr(pickle, name)) for m in modules for name in PICKLE_NAMES if hasattr(m, name)
+    ]
+    return [*found, (sys.modules["pysyncobj.pickle"], "pickle", pickle)]
+
+
 def _patches() -> dict[str, Callable[[], list[Patch]]]:
     return {
         "DUR": lambda: [(Outbox, "send", _send_at_once)],
@@ -273,6 +329,12 @@ def _patches() -> dict[str, Callable[[], list[Patch]]]:
             (RaftEngine, "_check_statement", _no_statement),
         ],
         "CLOCK": lambda: [(Elections, "clock_is_off", _no_skew)],
+        "S8a": lambda: [(RaftEngine, "propose", _forwarded)],
+        "L2": lambda: [(Replication, "_replicate_to", _whole_log_at_once)],
+        "RCE": _loaders,
+        "FORK": lambda: [(Checkpointing, "tick_checkpoint", _dump_in_a_child)],
+        "DNS": lambda: [(RaftEngine, "tick", _resolve_in_the_tick)],
+        "LRN": lambda: [(Peer, "is_voter", property(lambda _: True))],
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 from blake3 import blake3
@@ -268,17 +269,27 @@ def test_the_log_kept_is_bounded_in_bytes_too() -> None:
 
 
 @pytest.mark.req("CL-8")
-def test_fork_no_process_is_forked_and_no_name_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("fork or getaddrinfo was called")
+@pytest.mark.parametrize("name", [PRODUCT, "FORK", "DNS"])
+def test_fork_no_process_is_forked_and_no_name_resolved(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
 
-    monkeypatch.setattr(os, "fork", refuse)
-    monkeypatch.setattr("socket.getaddrinfo", refuse)
-    world = World(settings=SETTINGS)
-    far_ahead(world)
-    world.rejoin("c")
-    world.run(2.0)
-    assert world.hosts["c"].installed == 1
+    def seen(what: str, answer: int) -> Callable[..., int]:
+        def call(*_: object, **__: object) -> int:
+            called.append(what)
+            return answer
+
+        return call
+
+    monkeypatch.setattr(os, "fork", seen("fork", 1))
+    monkeypatch.setattr(os, "waitpid", seen("waitpid", 0))
+    monkeypatch.setattr("socket.getaddrinfo", seen("getaddrinfo", 0))
+    with build(name) as product:
+        world = World(settings=SETTINGS)
+        far_ahead(world)
+        world.rejoin("c")
+        world.run(2.0)
+        assert world.hosts["c"].installed == 1
+        assert (called == []) == product
 
 
 @pytest.mark.req("CL-3", "CL-8")

@@ -41,6 +41,21 @@ def change(world: World, name: str, wanted: Membership) -> list[ProposalOutcome]
 
 
 @pytest.mark.req("QUO-1", "D-14")
+@pytest.mark.parametrize("name", [PRODUCT, "LRN"])
+def test_lrn_a_learner_is_not_counted(name: str) -> None:
+    with build(name) as product:
+        world = World("abcd", voters="abc")
+        a = world.elect("a")
+        world.commit("a", "x")
+        assert isinstance(change(world, "a", with_learner(a.membership(), "d"))[0], Committed)
+        world.isolate("b")
+        world.isolate("c")
+        lone = world.propose("a", "no quorum")
+        world.run(0.3)
+        assert (lone == []) == product, "a and the learner are not two voters"
+
+
+@pytest.mark.req("QUO-1", "D-14")
 def test_lrn_a_learner_replicates_does_not_vote_and_is_promoted_by_an_entry() -> None:
     world = World("abcd", voters="abc")
     a = world.elect("a")
@@ -51,7 +66,7 @@ def test_lrn_a_learner_replicates_does_not_vote_and_is_promoted_by_an_entry() ->
     world.isolate("c")
     lone = world.propose("a", "no quorum")
     world.run(0.3)
-    assert lone == []  # a and the learner are not two voters
+    assert lone == []
     world.rejoin("b")
     world.rejoin("c")
     world.run(1.0)
