@@ -6,6 +6,8 @@ Never: decides anything; opens a socket outside the places it was given.
 Invariants: sockets of all places are opened before any thread exists, because a network namespace is a thread's own;
 afterwards the process stays in the clients' namespace. It ends when its standard input does.
 
+SPEC is JSON: places, and the cluster to ask (without it, paths alone can be probed).
+
     {"number": 1, "ask": "status", "node": "n1", "timeout_s": 1.0}  ->  {"number": 1, "status": {…} or null}
     {"number": 2, "ask": "probe", "source": "n1", "target": "n2", "timeout_s": 1.0}
         ->  {"number": 2, "there": true, "back": true, "round_trip_ms": 0.2}
@@ -152,10 +154,10 @@ class Nodes:
         return {"status": view}
 
 
-async def _answer(question: Mapping[str, Any], sockets: Sockets, nodes: Nodes) -> dict[str, object]:
+async def _answer(question: Mapping[str, Any], sockets: Sockets, nodes: Nodes | None) -> dict[str, object]:
     try:
         match question["ask"]:
-            case "status":
+            case "status" if nodes is not None:
                 return await nodes.status(question["node"], question["timeout_s"])
             case "probe":
                 return await sockets.probe(question["source"], question["target"], question["timeout_s"])
@@ -166,7 +168,9 @@ async def _answer(question: Mapping[str, Any], sockets: Sockets, nodes: Nodes) -
 
 
 async def _serve(spec: Mapping[str, Any], sockets: Sockets) -> None:
-    nodes = Nodes(Path(spec["client_file"]), bytes.fromhex(spec["cluster_id"]), spec["addresses"])
+    nodes: Nodes | None = None
+    if found := spec.get("cluster"):
+        nodes = Nodes(Path(found["client_file"]), bytes.fromhex(found["cluster_id"]), found["addresses"])
     sockets.listen()
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
@@ -188,6 +192,8 @@ def main(arguments: list[str]) -> None:
         sys.exit("usage: python -m chaos.cluster.asker SPEC")
     spec = json.loads(arguments[0])
     places = {name: Place(place["namespace"], tuple(place["probe"])) for name, place in spec["places"].items()}
+    if (threads := len(os.listdir("/proc/self/task"))) != 1:
+        sys.exit(f"{threads} threads before the clients' namespace was entered: those would stay outside")
     sockets = Sockets(places)
     enter(places["clients"].namespace)
     asyncio.run(_serve(spec, sockets))

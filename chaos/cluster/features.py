@@ -18,6 +18,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from chaos.cluster.bridge import RULES
+
 TUN = Path("/dev/net/tun")
 TUNSETIFF = 0x400454CA
 IFF_TAP_NO_PACKET_INFO = 0x0002 | 0x1000
@@ -74,8 +76,7 @@ def _namespaces() -> str:
 def _nftables() -> str:
     if wrong := _needs_root_and("nftables", "nft", "unshare"):
         return wrong
-    script = "table bridge probe { set cut { typeof iifname . oifname; } chain frames { type filter hook forward priority 0; iifname . oifname @cut drop; } }"  # noqa: E501
-    return _run("nftables of family bridge", "unshare", "--net", "nft", "-f", "-", said=script)
+    return _run("nftables of family bridge", "unshare", "--net", "nft", "-f", "-", said=RULES)
 
 
 def _tun() -> str:

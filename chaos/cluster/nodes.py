@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Protocol
 
 from chaos.cluster.lines import PROJECT, LineChild
-from chaos.cluster.probing import Prober
+from chaos.cluster.probing import Prober, asker_command
 from chaos.seams import Host, HostRig, Network, NodeView
 from hypercluster.cli.founding import CLIENT_FILE, NodePlan, found_cluster
 
@@ -87,7 +87,16 @@ class Site(Protocol):
 class ProcessCluster:
     """A ClusterUnderTest of processes on this machine."""
 
-    def __init__(self, directory: Path, nodes: int, site: Site, rigs: Mapping[str, HostRig], build: Build) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        nodes: int,
+        site: Site,
+        rigs: Mapping[str, HostRig],
+        build: Build,
+        settings: Mapping[str, Mapping[str, object]] = SETTINGS,
+    ) -> None:
+        """`settings`: sections of every node's configuration."""
         self.directory = directory.resolve()
         self.nodes: Sequence[str] = tuple(f"n{i + 1}" for i in range(nodes))
         if missing := [name for name in self.nodes if name not in rigs]:
@@ -95,6 +104,7 @@ class ProcessCluster:
         self._site = site
         self._rigs = rigs
         self._build = build
+        self._settings = settings
         self.network: Network = site.network
         self.hosts: Mapping[str, Host] = {name: rigs[name].host for name in self.nodes}
         host_features = frozenset.intersection(*(frozenset(host.features) for host in self.hosts.values()))
@@ -143,16 +153,15 @@ class ProcessCluster:
     def _found(self) -> list[str]:
         """Founds the cluster, puts every node's data where its host wants it; the asker's command line."""
         plans = self._site.plans(self.nodes)
-        cluster_id = found_cluster(self._home, plans, client_name=CLIENT_NAME, settings=SETTINGS)
+        cluster_id = found_cluster(self._home, plans, client_name=CLIENT_NAME, settings=self._settings)
         for name in self.nodes:
             self._place_data(name, self._rigs[name].data_directory.resolve())
-        spec = {
+        asked = {
             "client_file": str(self.client_file),
             "cluster_id": cluster_id.hex(),
             "addresses": {plan.name: plan.client_address() for plan in plans},
-            "places": self._site.places(),
         }
-        return [sys.executable, "-m", "chaos.cluster.asker", json.dumps(spec)]
+        return asker_command(self._site.places(), asked)
 
     def _place_data(self, name: str, wanted: Path) -> None:
         founded = self._home / name / "data"

@@ -1,6 +1,6 @@
 """What every network of a cluster under test shares: probes from inside, by the asker.
 
-Owns: `ProbedNetwork`: who reaches whom, and how long a packet takes.
+Owns: `ProbedNetwork`: who reaches whom, and how long a packet takes; how the asker is started.
 Never: cuts anything.
 Invariants: a probe that the asker can not send says so by an exception; only a packet that did not arrive is "does not
 reach". A lost packet is not a cut: PROBES packets are tried.
@@ -9,6 +9,8 @@ reach". A lost packet is not a cut: PROBES packets are tried.
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +24,13 @@ CLIENTS = "clients"
 
 class Prober(Protocol):
     async def ask(self, question: Mapping[str, object]) -> Mapping[str, object]: ...
+
+
+def asker_command(places: Mapping[str, Mapping[str, object]], cluster: Mapping[str, object] | None = None) -> list[str]:
+    """How to start it. `places`: name -> namespace and probe address, "clients" among them; `cluster`: client_file,
+    cluster_id in hexadecimal, addresses."""
+    spec = {"places": {name: dict(place) for name, place in places.items()}, "cluster": cluster}
+    return [sys.executable, "-m", "chaos.cluster.asker", json.dumps(spec)]
 
 
 @dataclass(frozen=True, slots=True)

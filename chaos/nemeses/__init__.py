@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from chaos.nemeses import clocks, disks, power
+from chaos.nemeses import clocks, disks, power
 from chaos.nemeses.links import KINDS, BadLinks
 from chaos.nemeses.membership import MemberReplaced
 from chaos.nemeses.partitions import SHAPES, Partition
@@ -25,6 +26,9 @@ def make_nemeses() -> dict[str, Nemesis]:
         *(Partition(shape) for shape in SHAPES),
         *(BadLinks(kind) for kind in KINDS),
         MemberReplaced(),
+        *disks.make(),
+        *clocks.make(),
+        *power.make(),
         *disks.make(),
         *clocks.make(),
         *power.make(),

@@ -33,12 +33,14 @@ class Waiting:
 
 @dataclass(slots=True)
 class Direction:
-    """From one port to another. `free_s`: when its rate lets the next frame begin; `last_s`: when the last one ends."""
+    """From one port to another. `free_s`: when its rate lets the next frame begin; `last_s`: when the last one that
+    waits is due."""
 
     link: Link = GOOD
     cut: bool = False
     free_s: float = 0.0
     last_s: float = 0.0
+    waiting: int = 0
 
 
 class Fabric:
@@ -113,20 +115,18 @@ class Fabric:
         if link.jitter_ms:
             delay_ms = max(0.0, delay_ms + self._rng.uniform(-link.jitter_ms, link.jitter_ms))
         due_s = max(begin_s + delay_ms / 1e3, direction.last_s)
-        if due_s <= now_s and not self._holds(pair):
+        if due_s <= now_s and not direction.waiting:  # one that waits and is due by now must go first
             return True
         self._wait(pair, frame, due_s)
         return False
-
-    def _holds(self, pair: tuple[int, int]) -> bool:
-        """Whether a frame of this direction still waits that is due now: it must go first."""
-        return any(one.pair == pair for one in self._waiting)
 
     def _wait(self, pair: tuple[int, int], frame: bytes, due_s: float) -> None:
         if self._queued_bytes + len(frame) > QUEUED_BYTES_MAX:
             self.counts["dropped"] += 1
             return
-        self._directions[pair].last_s = due_s
+        direction = self._directions[pair]
+        direction.last_s = due_s
+        direction.waiting += 1
         self._number += 1
         self._queued_bytes += len(frame)
         self.counts["late"] += 1
@@ -138,7 +138,9 @@ class Fabric:
         while self._waiting and self._waiting[0].due_s <= now_s:
             one = heapq.heappop(self._waiting)
             self._queued_bytes -= len(one.frame)
-            if self._directions[one.pair].cut:
+            direction = self._directions[one.pair]
+            direction.waiting -= 1
+            if direction.cut:
                 self.counts["dropped"] += 1
             else:
                 out.append((one.pair[1], one.frame))
