@@ -16,21 +16,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chaos.records import FAIL, INFO
+from chaos.seams import LoadPlan
+from chaos.workloads.plan import setting, tag_of
 from hypercluster.client.client import Client
-from hypercluster.client.lane_types import S_NS, LaneSettings, Settled
+from hypercluster.client.lane_types import MS_NS, LaneSettings, Settled
 from hypercluster.client.settings import ClientSettings, read_settings
 from hypercluster.errors import HyperClusterError, Outcome, RefusedError
 
-# Short, so that a fault becomes an info and not a silence.
-NO_LEADER_S = 2
-DEADLINE_S = 5
-READ_DEADLINE_S = 3.0
+# Short, so that a fault becomes an info and not a silence. Settings of the plan, in milliseconds.
+NO_LEADER_MS = 2_000
+DEADLINE_MS = 5_000
+READ_DEADLINE_MS = 3_000
+LONGEST_MS = 5_000  # a process must end within 10 s, whatever is open
 CLOSE_S = 2.0
 
 
-def settings_under_faults(client_file: Path) -> ClientSettings:
-    lane = LaneSettings(no_leader_ns=NO_LEADER_S * S_NS, deadline_ns=DEADLINE_S * S_NS)
-    return replace(read_settings(client_file), lane=lane, read_deadline_s=READ_DEADLINE_S)
+def settings_under_faults(plan: LoadPlan) -> ClientSettings:
+    lane = LaneSettings(
+        no_leader_ns=setting(plan, "no_leader_ms", NO_LEADER_MS, 1, LONGEST_MS) * MS_NS,
+        deadline_ns=setting(plan, "deadline_ms", DEADLINE_MS, 1, LONGEST_MS) * MS_NS,
+    )
+    read_ms = setting(plan, "read_deadline_ms", READ_DEADLINE_MS, 1, LONGEST_MS)
+    return replace(read_settings(Path(plan.client_file)), lane=lane, read_deadline_s=read_ms / 1_000)
 
 
 class NotDoneError(Exception):
@@ -90,9 +97,9 @@ class LogicalClient:
 class Crew:
     """Makes logical clients and closes them all in the end."""
 
-    def __init__(self, client_file: Path, label: str, rng: random.Random) -> None:
-        self._settings = settings_under_faults(client_file)
-        self._label = label
+    def __init__(self, plan: LoadPlan, rng: random.Random) -> None:
+        self._settings = settings_under_faults(plan)
+        self._label = f"{plan.workload}-{tag_of(plan.seed)}"
         self._rng = rng
         self._made: dict[str, int] = {}
         self._open: dict[str, LogicalClient] = {}

@@ -12,7 +12,6 @@ import asyncio
 import os
 import random
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from chaos.records import FAIL, INFO, OK
@@ -20,7 +19,6 @@ from chaos.seams import LoadPlan
 from chaos.workloads.logical import Crew, LogicalClient, NotDoneError, kind_of
 from chaos.workloads.operations import Operation, Script, StoppedError
 from chaos.workloads.pace import Turns
-from chaos.workloads.plan import tag_of
 from chaos.workloads.recorder import Recorder
 from hypercluster.errors import HyperClusterError
 
@@ -40,7 +38,7 @@ class Load:
         self._script = script
         self._recorder = recorder
         self._turns = Turns(plan.ops_per_s, plan.workers, stop)
-        self._crew = Crew(Path(plan.client_file), f"{plan.workload}-{tag_of(plan.seed)}", self.rng)
+        self._crew = Crew(plan, self.rng)
 
     async def run(self) -> None:
         """Returns within STOP_GRACE_S and the closing of the clients once `stop` is set. Raises what is a defect."""

@@ -13,13 +13,14 @@ import errno
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from chaos.workloads.content import blocks
 from chaos.workloads.hub_reads import LEVELS
 from chaos.workloads.logical import LogicalClient
 from chaos.workloads.operations import Answer
 from hypercluster.client.file_ops import ROOT, FileResult
 from hypercluster.client.workspace import Workspace
 from hypercluster.errors import RefusedError
-from hypercluster.pb.v1 import read_pb2, workspace_pb2
+from hypercluster.pb.v1 import read_pb2
 
 RECORD_BYTES = 32
 DIRECTORIES = ("append", "create", "dir", "over", "own", "source", "target")
@@ -143,20 +144,11 @@ class Tree:
         seen = await workspace.look(path, level=LEVELS[level])
         if seen.inode is None:
             return Answer(None, {"absent": True, **_freshness([seen.state], level)})
-        states, size = [seen.state], 0
-        extents: list[workspace_pb2.Extent] = []
-        async for page in workspace.extents(seen.inode.inode_id, level=LEVELS[level]):
-            states.append(page.state)
-            extents += page.extents
-            size = page.size
-        content = bytearray(size)
-        chunks = await workspace.ops.chunks.fetch(extent.chunk_hash for extent in extents)
-        for extent in extents:
-            piece = chunks[extent.chunk_hash][extent.chunk_offset : extent.chunk_offset + extent.length]
-            content[extent.offset : extent.offset + extent.length] = piece
-        records = records_in(bytes(content))
+        states = [seen.state]
+        content = b"".join([b async for b in blocks(workspace, seen.inode.inode_id, LEVELS[level], states)])
+        records = records_in(content)
         value: Any = records if path.startswith("append/") else "".join(records)
-        return Answer(value, {"size": size, **_freshness(states, level)})
+        return Answer(value, {"size": len(content), **_freshness(states, level)})
 
 
 def _answer(value: Any, done: FileResult, **more: Any) -> Answer:
