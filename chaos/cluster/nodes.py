@@ -170,6 +170,7 @@ class ProcessCluster:
         wanted.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(founded, wanted, dirs_exist_ok=True)
         shutil.rmtree(founded)
+        os.sync()  # `cluster init` syncs what it makes: a power cut must find it whole, copied or not
         config = self._home / name / "node.toml"
         text, count = re.subn(r'(?m)^data = "data"$', lambda _: f"data = {json.dumps(str(wanted))}", config.read_text())
         if count != 1:
