@@ -270,8 +270,9 @@ async def test_the_synchronous_face(cluster: Cluster) -> None:
             assert client.hub.get("metadata", b"sync").payload == b"1"
             workspace = client.create_workspace("sync")
             workspace.put("file", b"content")
+            workspace.put("other", b"more")
             assert b"".join(workspace.get("file")) == b"content"
-            assert [entry.name for entry in workspace.readdir()] == [b"file"]
+            assert [entry.name for entry in workspace.readdir()] == [b"file", b"other"]
             with pytest.raises(RefusedError):
                 workspace.unlink("nothing")
             assert len(client.status()) == 3

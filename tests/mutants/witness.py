@@ -45,7 +45,7 @@ class Witness:
         report: pytest.TestReport = yield
         words = ""
         if call.excinfo is not None:
-            words = f"{call.excinfo.typename}: {call.excinfo.value}"[:500]
+            words = f"{call.excinfo.typename}: {call.excinfo.value}".partition("\n")[0][:300]
         self.content["reports"].append([item.nodeid, report.when, report.outcome, words])
         return report
 
