@@ -141,7 +141,7 @@ class Files:
             source.written = True
             return Operation("overwrite", source.path, self._keep(run, source), source.token)
         token = self._token(who)
-        source = Source(f"source/{token.replace(':', '-')}", token, created=True)
+        source = Source(f"source/{token}", token, created=True)
         return Operation("create", source.path, self._keep(self.tree.create(source.path), source))
 
     def _keep(self, run: Run, source: Source) -> Run:
@@ -157,7 +157,7 @@ class Files:
         if self._to_unlink:
             path = self._to_unlink.popleft()
             return Operation("unlink", path, self.tree.unlink(path))
-        path = f"own/{self._token(who).replace(':', '-')}"
+        path = f"own/{self._token(who)}"
         return Operation("create", path, self._then(self.tree.create(path), self._to_unlink, path, path))
 
     def _read(self, turn: int) -> Operation:
