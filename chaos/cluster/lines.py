@@ -63,6 +63,16 @@ class LineChild:
         self._reading = asyncio.create_task(self._read(self._process.stdout))
         return ready
 
+    @property
+    def pid(self) -> int:
+        """0 before it was started."""
+        return self._process.pid if self._process is not None else 0
+
+    @property
+    def is_gone(self) -> bool:
+        """It ended, and what it still had to say was read."""
+        return self._reading is not None and self._reading.done()
+
     async def ask(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
         """Raises ChildGoneError; ValueError with the child's words where it refuses the question."""
         process = self._process

@@ -60,7 +60,7 @@ class SwitchNetwork(ProbedNetwork):
 class SwitchWire:
     def __init__(self) -> None:
         self.network = SwitchNetwork()
-        self._process: LineChild | None = None
+        self.process: LineChild | None = None
 
     async def open(self, namespaces: RunNamespaces, log_directory: Path) -> None:
         spec = {
@@ -69,11 +69,11 @@ class SwitchWire:
             "seed": secrets.randbits(32),
         }
         command = [sys.executable, "-m", "chaos.switch", json.dumps(spec)]
-        self._process = LineChild(command, log_directory / "switch.log")
-        await self._process.start()
-        self.network.begin(self._process)
+        self.process = LineChild(command, log_directory / "switch.log")
+        await self.process.start()
+        self.network.begin(self.process)
 
     async def close(self) -> None:
         """Its devices go with it."""
-        if self._process is not None:
-            await self._process.close()
+        if self.process is not None:
+            await self.process.close()

@@ -18,7 +18,7 @@ from chaos.seams import Link, Pair
 
 ADDRESS_BYTES = 6
 ADDRESSES_MAX = 1_024
-QUEUED_BYTES_MAX = 256 << 20
+QUEUED_BYTES_MAX = 64 << 20
 RATE_WAIT_S_MAX = 0.5  # a frame that would wait longer for its turn is dropped
 GOOD = Link()
 
