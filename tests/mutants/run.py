@@ -105,11 +105,12 @@ class Bench:
 def judge_all(mutants: Sequence[Mutant], root: Path = ROOT, jobs: int = 1) -> Iterator[Result]:
     """In the order they end."""
     bench = Bench(root, min(jobs, len(mutants)))
+    pool = ThreadPoolExecutor(jobs)
     try:
-        with ThreadPoolExecutor(jobs) as pool:
-            for future in as_completed([pool.submit(bench.judge, mutant) for mutant in mutants]):
-                yield future.result()
+        for future in as_completed([pool.submit(bench.judge, mutant) for mutant in mutants]):
+            yield future.result()
     finally:
+        pool.shutdown(cancel_futures=True)  # whoever looks no further waits for those that run only
         bench.close()
 
 
