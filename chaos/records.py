@@ -69,8 +69,9 @@ class Verdict:
 
 
 def encode(record: Event | Fault | Verdict) -> str:
-    """Without empty fields, and without a line end."""
-    return json.dumps({k: v for k, v in asdict(record).items() if v not in ("", None, (), {})}, separators=(",", ":"))
+    """Without empty fields, and without a line end. An empty value is one: a file may hold nothing, or not be there."""
+    kept = {k: v for k, v in asdict(record).items() if v not in ("", None, (), {}) or (k == "value" and v is not None)}
+    return json.dumps(kept, separators=(",", ":"))
 
 
 def decode(kind: type[R], line: str, where: str = "") -> R:
