@@ -24,6 +24,7 @@ from hypercluster.pb.v1 import read_pb2
 
 RECORD_BYTES = 32
 DIRECTORIES = ("append", "create", "dir", "over", "own", "source", "target")
+WRITTEN = ("append/", "over/", "source/")  # whose inodes are remembered, to be written to
 LOOKS_MAX = 3  # a file may be replaced between the look at its path and the reading
 
 Run = Callable[[LogicalClient], Awaitable[Answer]]
@@ -59,7 +60,7 @@ class Tree:
         self.workspace_id = workspace_id
         self.name = name
         self.directories: dict[str, bytes] = {}
-        self.inodes: dict[str, bytes] = {}  # of paths that are made once
+        self.inodes: dict[str, bytes] = {}
 
     def workspace(self, who: LogicalClient) -> Workspace:
         return Workspace(who.client, self.workspace_id, self.name)
@@ -80,7 +81,8 @@ class Tree:
     def create(self, path: str) -> Run:
         async def run(who: LogicalClient) -> Answer:
             done = await self.workspace(who).ops.create(*self.place(path), exclusive=True)
-            self.inodes[path] = done.inode_id
+            if path.startswith(WRITTEN):
+                self.inodes[path] = done.inode_id
             return _answer(None, done)
 
         return run
@@ -108,6 +110,7 @@ class Tree:
 
     def rename(self, source: str, target: str, token: str) -> Run:
         async def run(who: LogicalClient) -> Answer:
+            self.inodes.pop(source, None)
             done = await self.workspace(who).ops.rename(self.place(source), self.place(target))
             return _answer(token, done, source=source)
 

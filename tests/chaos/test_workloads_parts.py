@@ -121,6 +121,15 @@ def test_an_event_is_in_the_file_when_the_call_returns(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("CH-5")
+@pytest.mark.parametrize("value", ["", [], {}, 0, None, False])
+def test_an_empty_value_is_not_no_value(tmp_path: Path, value: object) -> None:
+    with Recorder(tmp_path / "h.jsonl", "files") as recorder:
+        recorder.invoke("p.1", "read_file", "k", value)
+    (event,) = read(Event, tmp_path / "h.jsonl")
+    assert event.value == value and type(event.value) is type(value)
+
+
+@pytest.mark.req("CH-5")
 def test_the_recorder_refuses_what_a_history_must_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Recorder(tmp_path / "h.jsonl", "register") as recorder:
         recorder.invoke("p.1", "write", "k", 1)
