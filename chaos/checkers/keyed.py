@@ -8,13 +8,12 @@ the others do; keys that are done with less leave their time to those after them
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from chaos.checkers.findings import NO, UNKNOWN, Findings, cannot_judge
 from chaos.checkers.linear import STEPS_MAX, Answer, Bound, Model, search
 from chaos.checkers.models import BadOperationError, Counter, Register, versions_told
-from chaos.checkers.operations import HistoryError, Operation, join
+from chaos.checkers.operations import HistoryError, Operation, by_key, join
 from chaos.records import INFO, Verdict
 from chaos.seams import Finished
 
@@ -31,12 +30,14 @@ class Linearizable:
         workloads: Sequence[str],
         model: Callable[[Sequence[Operation]], Model],
         *,
+        partition: Callable[[Iterable[Operation]], dict[str, list[Operation]]] = by_key,
         steps_max: int = STEPS_MAX,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
-        self._workloads = frozenset(workloads)
+        self.workloads = frozenset(workloads)
         self._model = model
+        self._partition = partition
         self._steps_max = steps_max
         self._clock = clock
 
@@ -44,7 +45,7 @@ class Linearizable:
         until_s = self._clock() + run.budget_s
         findings = Findings(self.name)
         try:
-            keys = by_key(o for o in join(run.events) if o.workload in self._workloads)
+            keys = self._partition(o for o in join(run.events) if o.workload in self.workloads)
             for left, key in zip(range(len(keys), 0, -1), sorted(keys, key=lambda k: len(keys[k])), strict=True):
                 now_s = self._clock()
                 bound = Bound(now_s + (until_s - now_s) / left, self._steps_max, clock=self._clock)
@@ -64,13 +65,6 @@ class Linearizable:
             findings.wrong(explain(key, answer, operations))
         elif answer.outcome == UNKNOWN:
             findings.unsure(f"key {key}, {len(operations)} operations: {answer.words}")
-
-
-def by_key(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
-    keys: dict[str, list[Operation]] = defaultdict(list)
-    for operation in operations:
-        keys[operation.key].append(operation)
-    return dict(keys)
 
 
 def explain(key: str, answer: Answer, operations: Sequence[Operation]) -> str:

@@ -235,7 +235,7 @@ class _Search:
         return self.after[frame.entry], 0
 
     def _note(self, entry: int) -> None:
-        """Nothing goes before the return at `entry`. The latest such return of the whole search is what has no place."""
+        """Nothing goes before the return at `entry`. The latest such one of the whole search is what has no place."""
         if entry > self._farthest:
             self._farthest, self._order, self._states = entry, self._as_order(), [self.state]
         elif entry == self._farthest and len(self._states) < STATES_SHOWN and self.state not in self._states:

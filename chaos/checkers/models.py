@@ -43,9 +43,10 @@ class Saw(NamedTuple):
 
 
 class Differed(NamedTuple):
-    """A refused precondition: the version was not this one."""
+    """A refused precondition: the version was not `expected`, but `present`, if that was told."""
 
-    version: int
+    expected: int
+    present: int | None
 
 
 class BadOperationError(ValueError):
@@ -90,7 +91,7 @@ class Register:
             case "cas":
                 expected, value = cas_parts(operation)
                 if operation.outcome == FAIL:
-                    return Differed(expected) if operation.error == REFUSED else None
+                    return Differed(expected, version) if operation.error == REFUSED else None
                 return self._put(operation, value, expected)
         raise BadOperationError(f"a register has no such operation: {operation.describe()}")
 
@@ -111,8 +112,8 @@ class Register:
                 if version is None:
                     return state
                 return Held(value, version, True) if _may_be(state, version) else None
-            case Differed(version):
-                return None if state.exact and state.version == version else state
+            case Differed():
+                return _after_refusal(state, action)
         raise BadOperationError(f"no action of a register: {action!r}")
 
 
@@ -129,6 +130,14 @@ def _after_put(state: Held, put: Put) -> Held | None:
     if put.version is None:
         return Held(put.value, present, False)
     return Held(put.value, put.version, True) if put.version > present else None
+
+
+def _after_refusal(state: Held, refusal: Differed) -> Held | None:
+    if refusal.present is None:
+        return None if state.exact and state.version == refusal.expected else state
+    if refusal.present == refusal.expected or not _may_be(state, refusal.present):
+        return None
+    return Held(state.value, refusal.present, True)
 
 
 def versions_told(operations: Iterable[Operation]) -> dict[Hashable, int]:

@@ -10,6 +10,7 @@ An unknown operation returns NEVER: it may take effect at any moment after its c
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -89,6 +90,13 @@ def join(events: Iterable[Event]) -> list[Operation]:
         joined.append(_operation(begun, event))
     joined += [_operation(begun, None) for begun in pending.values()]
     return sorted(joined, key=lambda operation: operation.called_ns)
+
+
+def by_key(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
+    keys: dict[str, list[Operation]] = defaultdict(list)
+    for operation in operations:
+        keys[operation.key].append(operation)
+    return dict(keys)
 
 
 def _operation(begun: Event, ended: Event | None) -> Operation:

@@ -109,17 +109,16 @@ def draw_register(
         world.call(client, rng.randrange(longest))
     names, moment = clients, 0
     while world.called < operations or world.open:
-        for client in sorted(list(world.open), key=lambda _: rng.random()):
+        for client in sorted(world.open, key=lambda _: rng.random()):
             if client.acts_at == moment:
                 world.act(client)
         for client in list(world.open):
             if client.returns_at == moment:
                 world.finish(client)
-                if client.lost:
-                    client = _Client(f"c{names}")
-                    names += 1
+                names += client.lost
                 if world.called < operations:
-                    world.call(client, moment + 1 + rng.randrange(3))
+                    heir = _Client(f"c{names - 1}") if client.lost else client
+                    world.call(heir, moment + 1 + rng.randrange(3))
         moment += 1
         world.late(moment)
     return sorted(world.events, key=lambda event: (event.at_ns, event.kind != INVOKE))
