@@ -50,6 +50,10 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
 }
 
 
+class NodeEndedError(RuntimeError):
+    """A node ended while the cluster was started. Its last words."""
+
+
 @dataclass(frozen=True, slots=True)
 class Build:
     """What is run: `python -m MODULE ARGUMENTS serve --config …`."""
@@ -130,7 +134,7 @@ class ProcessCluster:
             self._site.asked_by(self._asker)
             for name in self.nodes:
                 self.start(name)
-            await self.healthy(START_S)
+            await self._all_up()
         except BaseException:
             await self._close()
             raise
@@ -138,6 +142,17 @@ class ProcessCluster:
 
     async def __aexit__(self, *_: object) -> None:
         await self._close()
+
+    async def _all_up(self) -> None:
+        """Raises NodeEndedError as soon as one of them ends."""
+        whole = asyncio.create_task(self.healthy(START_S))
+        try:
+            while not (await asyncio.wait([whole], timeout=LOOK_S))[0]:
+                if ended := self.unexpected_exits():
+                    raise NodeEndedError("; ".join(ended))
+            await whole
+        finally:
+            whole.cancel()
 
     async def _close(self) -> None:
         """All of it is tried; the first thing that fails is raised in the end."""

@@ -18,12 +18,13 @@ from chaos.nemeses.partitions import NETWORK, not_whole
 from chaos.seams import ClusterUnderTest, Link, Pair
 
 SHARE = 0.5  # of the directions, roughly
+SLOW_MS = (30.0, 120.0)  # a handshake of three round trips still fits in the second that clients give it
 QUICK_MS = 20.0  # no direction is drawn to be slower by less than this
 TRIES = 5
 
 KINDS: Mapping[str, Callable[[random.Random], Link]] = {
-    "delay": lambda rng: Link(delay_ms=rng.uniform(30.0, 300.0)),
-    "jitter": lambda rng: Link(delay_ms=120.0, jitter_ms=rng.uniform(30.0, 90.0)),
+    "delay": lambda rng: Link(delay_ms=rng.uniform(*SLOW_MS)),
+    "jitter": lambda rng: Link(delay_ms=70.0, jitter_ms=rng.uniform(20.0, 50.0)),
     "loss": lambda rng: Link(loss=rng.uniform(0.02, 0.3)),
     "rate": lambda rng: Link(rate_mbit=rng.uniform(0.5, 5.0)),
 }
