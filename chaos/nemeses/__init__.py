@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from chaos.nemeses import clocks, disks, power
-from chaos.nemeses import clocks, disks, power
 from chaos.nemeses.links import KINDS, BadLinks
 from chaos.nemeses.membership import MemberReplaced
 from chaos.nemeses.partitions import SHAPES, Partition
