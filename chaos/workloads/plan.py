@@ -8,8 +8,8 @@ Invariants: an unknown field, a wrong type or a number out of its bounds is an e
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
 from chaos.seams import LoadPlan
@@ -18,7 +18,7 @@ from chaos.workloads import WORKLOADS
 PLAN_BYTES_MAX = 1 << 16
 WORKERS_MAX = 64
 OPS_PER_S_MAX = 10_000.0
-ADDRESSES_MAX = 64
+NODES_MAX = 64
 DEADLINE_S_MAX = 3_600.0
 TAG_DIGITS = 6
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -32,18 +32,19 @@ class BadPlanError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ObserverPlan:
-    """`addresses`: client address of every node, by its name. `out`: the run's directory; final.json is put there.
+    """`directory`: the run's; final.json is put there. `nodes`: names of those that must be seen; all that are found
+    where none are named. Their addresses come from the client file and from what nodes say of their peers.
 
     `workspaces` and `hub_prefix` narrow what is read, on a cluster that holds other things too.
     """
 
     client_file: str
-    out: str
-    addresses: Mapping[str, str]
+    directory: str
+    nodes: Sequence[str] = ()
     deadline_s: float = 120.0
+    rest_s: float = 20.0  # for all nodes to have applied the same; a heartbeat is enough once no client is left
     workspaces: str = ""
     hub_prefix: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -63,12 +64,13 @@ def read_load_plan(text: str) -> LoadPlan:
 def read_observer_plan(text: str) -> ObserverPlan:
     """Raises BadPlanError."""
     plan = _decode(ObserverPlan, text)
-    _bounded("addresses", len(plan.addresses), 1, ADDRESSES_MAX)
+    _bounded("nodes", len(plan.nodes), 0, NODES_MAX)
     _bounded("deadline_s", plan.deadline_s, 1, DEADLINE_S_MAX)
-    for name, address in plan.addresses.items():
-        if not isinstance(address, str):
-            raise BadPlanError(f"addresses.{name} must be HOST:PORT")
-    return plan
+    _bounded("rest_s", plan.rest_s, 0.1, DEADLINE_S_MAX)
+    for name in plan.nodes:
+        if not isinstance(name, str):
+            raise BadPlanError(f"nodes: {name!r} is no name")
+    return replace(plan, nodes=tuple(plan.nodes))
 
 
 def setting(plan: LoadPlan, name: str, default: int, lowest: int, highest: int) -> int:
@@ -119,7 +121,7 @@ def _decode(kind: type[P], text: str) -> P:
 
 
 def _check_type(name: str, value: object, wanted: str) -> None:
-    kinds: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+    kinds: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "Sequence[str]": (list,)}
     allowed = kinds.get(wanted, (dict,))
     if not isinstance(value, allowed) or isinstance(value, bool):
         raise BadPlanError(f"{name} is {value!r}, must be {allowed[-1].__name__}")

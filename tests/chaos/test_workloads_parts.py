@@ -46,7 +46,7 @@ def test_a_plan_is_read_as_it_was_written() -> None:
     plan = LoadPlan("set", 7, "client.toml", "h.jsonl", 8, 100.5, {"keys": 2})
     assert read_load_plan(json.dumps(asdict(plan))) == plan
     assert read_load_plan(json.dumps(GOOD)).workers == LoadPlan("", 0, "", "").workers
-    observer = ObserverPlan("client.toml", "run", {"n1": "127.0.0.1:1"}, 5, "files-", "r")
+    observer = ObserverPlan("client.toml", "run", ("n1",), 5, "files-", "r")
     assert read_observer_plan(observer.to_json()) == observer
 
 
@@ -75,8 +75,10 @@ def test_more_bad_plans() -> None:
             read_load_plan(text)
     with pytest.raises(BadPlanError, match="PLAN_BYTES_MAX"):
         read_load_plan(" " * 70_000)
-    with pytest.raises(BadPlanError, match="addresses"):
-        read_observer_plan(ObserverPlan("c", "o", {}).to_json())
+    with pytest.raises(BadPlanError, match="nodes is 65, must be 0 to 64"):
+        read_observer_plan(ObserverPlan("c", "o", ["n"] * 65).to_json())
+    with pytest.raises(BadPlanError, match="directory is missing"):
+        read_observer_plan('{"client_file": "c"}')
     with pytest.raises(BadPlanError, match=r"settings\.keys is 101, must be 1 to 100"):
         setting(LoadPlan("register", 1, "", "", settings={"keys": 101}), "keys", 4, 1, 100)
 
