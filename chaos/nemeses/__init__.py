@@ -28,9 +28,6 @@ def make_nemeses() -> dict[str, Nemesis]:
         *disks.make(),
         *clocks.make(),
         *power.make(),
-        *disks.make(),
-        *clocks.make(),
-        *power.make(),
     ]
     return {nemesis.name: nemesis for nemesis in made}
 
