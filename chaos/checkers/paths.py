@@ -4,6 +4,7 @@ Owns: the model `Name` and the projection of file operations onto paths; the ver
 Every operation of the workload is judged as one command on one name, or on two for a rename: gone at its source, there
 at its target with the content of the source. A history of names is linearizable only if each name's is.
 EEXIST and ENOENT are answers from apply: they say that the name was there, or was not, at some moment of the call.
+Changes stand in the order of their log_index, as far as they were told one (WS-31).
 Invariants: paths below `append/` are judged here for being there only; what they hold is append_order's.
 """
 
@@ -18,34 +19,35 @@ from chaos.checkers.models import LINEARIZABLE, BadOperationError, frozen
 from chaos.checkers.operations import Operation, by_key
 from chaos.records import FAIL, OK
 
-APPENDED: Final = "append/"
 MOVED: Final = "moved"  # what a rename is to its source
 ANY: Final = "*"  # content that is not followed
+MAKE, REMOVE, REPLACE, FILL = "make", "remove", "replace", "fill"
+KINDS: Final = {
+    "create": MAKE,
+    "mkdir": MAKE,
+    "unlink": REMOVE,
+    "rmdir": REMOVE,
+    MOVED: REMOVE,
+    "rename": REPLACE,
+    "overwrite": FILL,
+}
 
 
 class Name(NamedTuple):
+    """`log_index`: the highest that an operation on it was told so far."""
+
     there: bool
     content: Hashable
+    log_index: int
 
 
-class Make(NamedTuple):
-    """O_EXCL, as mkdir is."""
+class Change(NamedTuple):
+    """MAKE (O_EXCL, as mkdir is), REMOVE, REPLACE (a rename onto the name) or FILL (an overwrite of what is there).
+    `log_index` None: nobody was told."""
 
-
-class Remove(NamedTuple):
-    pass
-
-
-class Replace(NamedTuple):
-    """A rename onto the name."""
-
+    kind: str
     content: Hashable
-
-
-class Fill(NamedTuple):
-    """An overwrite of what is there."""
-
-    content: Hashable
+    log_index: int | None
 
 
 class Look(NamedTuple):
@@ -56,20 +58,16 @@ class Look(NamedTuple):
 
 
 class Names:
-    start: Hashable = Name(False, "")
+    start: Hashable = Name(False, "", 0)
 
     def action(self, operation: Operation) -> Hashable | None:
         if operation.outcome == FAIL:
             return _refusal(operation)
+        if operation.op in KINDS:
+            kind = KINDS[operation.op]
+            content = frozen(operation.asked) if kind in (REPLACE, FILL) else ""
+            return Change(kind, content, operation.number("log_index") if operation.outcome == OK else None)
         match operation.op:
-            case "create" | "mkdir":
-                return Make()
-            case "unlink" | "rmdir" | "moved":
-                return Remove()
-            case "rename":
-                return Replace(frozen(operation.asked))
-            case "overwrite":
-                return Fill(frozen(operation.asked))
             case "append":
                 return Look(True, ANY) if operation.outcome == OK else None
             case "read_file":
@@ -79,14 +77,12 @@ class Names:
     def step(self, state: Hashable, action: Hashable) -> Hashable | None:
         assert isinstance(state, Name)
         match action:
-            case Make():
-                return None if state.there else Name(True, "")
-            case Remove():
-                return Name(False, "") if state.there else None
-            case Replace(content):
-                return Name(True, content)
-            case Fill(content):
-                return Name(True, content) if state.there else None
+            case Change(kind, content, log_index):
+                if kind != REPLACE and state.there == (kind == MAKE):
+                    return None
+                if log_index is not None and log_index <= state.log_index:
+                    return None
+                return Name(kind != REMOVE, content, state.log_index if log_index is None else log_index)
             case Look(there, content):
                 fits = there == state.there and (not there or content in (ANY, state.content))
                 return state if fits else None
