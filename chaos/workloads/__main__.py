@@ -7,6 +7,7 @@ Owns: the command line and the exit status: 0 when it was told to end, 1 with a 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -28,17 +29,18 @@ def scripts() -> dict[str, Callable[[], Script]]:
     return {"register": Register, "set": UniqueSet, "counter": Counter, "files": Files, "reads": Reads}
 
 
-async def run(plan: LoadPlan) -> None:
+async def run(plan: LoadPlan, parent: int) -> None:
     from chaos.workloads.recorder import Recorder
     from chaos.workloads.running import Load
 
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     with Recorder(Path(plan.history_file), plan.workload) as recorder:
-        await Load(plan, scripts()[plan.workload](), recorder, stop).run()
+        await Load(plan, scripts()[plan.workload](), recorder, stop, parent).run()
 
 
 def main() -> None:
+    parent = os.getppid()
     # Until the loop runs nothing has been asked of the cluster, and there is nothing to end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from chaos.workloads.plan import BadPlanError, read_load_plan
@@ -50,7 +52,7 @@ def main() -> None:
     except BadPlanError as error:
         print(f"plan: {error}", file=sys.stderr)
         sys.exit(2)
-    asyncio.run(run(plan))
+    asyncio.run(run(plan, parent))
 
 
 if __name__ == "__main__":

@@ -31,10 +31,14 @@ ORPHAN_LOOK_S = 1.0
 class Load:
     """Runs a script until `stop` is set."""
 
-    def __init__(self, plan: LoadPlan, script: Script, recorder: Recorder, stop: asyncio.Event) -> None:
+    def __init__(
+        self, plan: LoadPlan, script: Script, recorder: Recorder, stop: asyncio.Event, parent: int = 0
+    ) -> None:
+        """`parent`: the process without which it ends; 0 for the present one."""
         self.plan = plan
         self.stop = stop
         self.rng = random.Random(plan.seed)
+        self._parent = parent or os.getppid()
         self._script = script
         self._recorder = recorder
         self._turns = Turns(plan.ops_per_s, plan.workers, stop)
@@ -43,6 +47,7 @@ class Load:
     async def run(self) -> None:
         """Returns within STOP_GRACE_S and the closing of the clients once `stop` is set. Raises what is a defect."""
         work = asyncio.create_task(self._work())
+        watching = asyncio.create_task(self._watch_parent())
         stopping = asyncio.create_task(self.stop.wait())
         try:
             await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -54,6 +59,7 @@ class Load:
                 await work
         finally:
             stopping.cancel()
+            watching.cancel()
             await self._crew.close()
 
     async def _work(self) -> None:
@@ -64,14 +70,12 @@ class Load:
         async with asyncio.TaskGroup() as group:
             for number in range(self.plan.workers):
                 group.create_task(self._worker(f"w{number}", random.Random(self.rng.getrandbits(64))))
-            group.create_task(self._watch_parent())
 
     async def _watch_parent(self) -> None:
         """A load whose runner has died must not go on against the cluster."""
-        parent = os.getppid()
         while not self.stop.is_set():
             await self._turns.pause(ORPHAN_LOOK_S)
-            if os.getppid() != parent:
+            if os.getppid() != self._parent:
                 self.stop.set()
 
     async def _worker(self, place: str, rng: random.Random) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from chaos.records import FAIL, INFO, OK, Event, read
 from chaos.seams import LoadPlan
 from chaos.workloads import WORKLOADS
 from chaos.workloads.final import read_final
+from chaos.workloads.hub_reads import free_epoch
+from chaos.workloads.logical import Crew
 from chaos.workloads.plan import ObserverPlan
 from chaos.workloads.tree import DIRECTORIES
 from tests.chaos.workload_histories import check_history
@@ -272,6 +275,18 @@ async def test_a_load_ends_in_time_while_nothing_answers(cluster: Cluster, tmp_p
                 cluster.resume(name)
         late = [event for event in running.events("set") if event.at_ns > frozen_ns and event.kind != "invoke"]
         assert late and any(event.kind == INFO for event in late)
+
+
+async def test_names_that_other_runs_have_used_are_left_alone(cluster: Cluster) -> None:
+    crew = Crew(LoadPlan("register", 400, str(cluster.client_file), ""), random.Random(1))
+    try:
+        who = await crew.new("setup")
+        assert await free_epoch(who, "r400.") == 0
+        for key in (b"r400.3-0", b"r400.12-1", b"r4000.77-1", b"r400.x"):
+            await who.client.hub.set("metadata", key, b"1")
+        assert await free_epoch(who, "r400.") == 13
+    finally:
+        await crew.close()
 
 
 @pytest.mark.req("CH-5")

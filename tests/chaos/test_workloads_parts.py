@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -356,6 +357,7 @@ def test_exit_statuses(tmp_path: Path) -> None:
         end_s = time.monotonic() + 30
         while not (tmp_path / "h.jsonl").exists():
             assert time.monotonic() < end_s and waiting.poll() is None
+            time.sleep(0.01)
         began_s = time.monotonic()
         waiting.send_signal(signal.SIGTERM)
         assert waiting.wait(30) == 0
@@ -363,6 +365,30 @@ def test_exit_statuses(tmp_path: Path) -> None:
     with run_process(json.dumps(plan)) as again:
         assert again.wait(30) == 1
         assert again.stderr is not None and "FileExistsError" in again.stderr.read()
+
+
+def test_a_load_ends_with_its_runner(tmp_path: Path) -> None:
+    (tmp_path / "client.toml").write_text(f'nodes = ["127.0.0.1:{free_ports(1)[0]}"]\n')
+    history = tmp_path / "h.jsonl"
+    plan = {**GOOD, "client_file": str(tmp_path / "client.toml"), "history_file": str(history)}
+    runner = (
+        "import pathlib, subprocess, sys, time\n"
+        "load = subprocess.Popen([sys.executable, '-m', 'chaos.workloads', sys.argv[1]], stdout=subprocess.DEVNULL)\n"
+        "while not pathlib.Path(sys.argv[2]).exists() and load.poll() is None: time.sleep(0.01)\n"
+        "print(load.pid)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", runner, json.dumps(plan), str(history)], stdout=subprocess.PIPE, timeout=30, check=True
+    )
+    # A pidfd becomes readable when the process ends; nobody here is its parent.
+    pidfd = os.pidfd_open(int(ended.stdout))
+    try:
+        ready, _, _ = select.select([pidfd], [], [], 10)
+        if not ready:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    finally:
+        os.close(pidfd)
+    assert ready, "it goes on without its runner"
 
 
 # --- the final state as files -----------------------------------------------------------------------------
