@@ -184,6 +184,7 @@ class ProcessCluster:
             return
         wanted.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(founded, wanted, dirs_exist_ok=True)
+        _sync(wanted)  # founding had synced what it wrote, and the power may be cut at any moment
         shutil.rmtree(founded)
         os.sync()  # `cluster init` syncs what it makes: a power cut must find it whole, copied or not
         config = self._home / name / "node.toml"
@@ -338,6 +339,16 @@ class ProcessCluster:
         if self.is_running(node):
             return f"{node} {'is stopped' if self.is_paused(node) else 'runs and does not answer'}"
         return f"{node} does not run: {self._last_words(node)[-300:]}"
+
+
+def _sync(directory: Path) -> None:
+    """What lies there is on disk, and so are the names that lead to it."""
+    for path in [*directory.rglob("*"), directory, directory.parent]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _agree(views: Sequence[NodeView], index: int) -> bool:
