@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SEEDS ?= 300
 BENCH_JSON ?=
 
-.PHONY: help demo test test-long sim mutants bench lint proto lock clean
+.PHONY: help demo test test-long sim chaos mutants bench lint proto lock clean
 
 help:
 	@echo "make demo       three nodes, two workers, a real tree, two leader kills, and a proof that nothing was lost"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-long  everything else: crash rounds, power cut, long simulation, known-bad builds"
 	@echo "make sim        the deterministic simulation; SEEDS=3000 for the full run, SEED=n for one"
 	@echo "make mutants    recorded mistakes that the marked tests must catch: 40 drawn; IDS=CL-2,WS-13 names them, SEED=n draws again"
+	@echo "make chaos      ten minutes of faults on 3 and 5 real nodes, judged by checkers (needs root); SEED=n for one seed"
 	@echo "make bench      figures, beside etcd where it is installed; BENCH_JSON=path for one JSON object"
 	@echo "make lint       ruff, mypy, import contracts, generated code"
 
@@ -39,6 +40,9 @@ sim: $(READY)
 
 mutants: $(READY)
 	$(BIN)/python -m tests.mutants.run $(if $(IDS),--ids $(IDS) --explain,--draw $(or $(DRAW),40)) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
+
+chaos: $(READY)
+	$(BIN)/python -m chaos suite $(if $(SEED),--seed $(SEED))
 
 bench: $(READY)
 	$(BIN)/hypercluster bench --against etcd $(if $(BENCH_JSON),--json-file $(BENCH_JSON))

@@ -53,7 +53,7 @@ class Fault:
     at_ns: int
     nemesis: str
     phase: str
-    words: str
+    words: str = ""
     nodes: tuple[str, ...] = ()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 ALL = ("*",)
 
 # Operations a second that each workload asks for: together well above what a run needs, and small enough to check.
-RATES: Mapping[str, float] = {"register": 60.0, "set": 25.0, "counter": 20.0, "files": 40.0, "reads": 40.0}
+RATES: Mapping[str, float] = {"register": 90.0, "set": 30.0, "counter": 30.0, "files": 60.0, "reads": 60.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,7 @@ SCENARIOS = _table(
     Scenario(
         "swarm",
         "everything, a different part of it with every seed",
+        cluster="switch",
         duration_s=280.0,
         share=0.6,
         ops_min=20_000,

@@ -1,0 +1,64 @@
+"""Whole runs of the harness: one that must hold, and known-bad builds that must not (CH-10).
+
+HYPERCLUSTER_CHAOS_SEED chooses the seed of the smoke run; it is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from chaos.__main__ import main
+from chaos.cluster import why_not
+from chaos.judging import BROKEN, HELD, NOT_RUN
+
+SEED = int(os.environ.get("HYPERCLUSTER_CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
+
+
+def verdicts_of(directory: Path) -> dict[str, str]:
+    summary = json.loads(next(directory.glob("*/run.json")).read_text(encoding="utf-8"))
+    return {verdict["checker"]: verdict["outcome"] for verdict in summary["verdicts"]}
+
+
+@pytest.mark.req("CH-4", "CH-5", "CH-6")
+@pytest.mark.timeout(300)
+def test_a_cluster_that_is_broken_for_a_while_keeps_its_word(tmp_path: Path) -> None:
+    """The smoke: partitions, links, disks and clocks where this machine can make them, else processes alone."""
+    print(f"HYPERCLUSTER_CHAOS_SEED={SEED}")
+    scenario, kind = ("smoke", "local") if why_not("switch") else ("swarm", "switch")
+    arguments = ["run", scenario, "--cluster", kind, "--seed", str(SEED), "--duration", "45"]
+    status = main([*arguments, "--directory", str(tmp_path)])
+    assert status == HELD, verdicts_of(tmp_path)
+    assert set(verdicts_of(tmp_path).values()) == {"yes"}
+    assert (next(tmp_path.glob("*")) / "report.html").stat().st_size > 2_000
+
+
+@pytest.mark.long
+@pytest.mark.root
+@pytest.mark.req("CH-10")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("bad", "arguments"),
+    [
+        ("no_fsync", ["disks", "--only", "power-all"]),
+        ("ack_before_majority", ["kills", "--cluster", "namespaces", "--only", "kill-leader,partition-leader"]),
+        ("stock_truncation", ["swarm", "--only", "partition-leader,link-loss,kill-leader"]),
+        ("dedupe_off", ["kills", "--cluster", "local", "--only", "kill-leader,pause-leader"]),
+        ("stale_reads", ["partitions", "--nodes", "3", "--only", "partition-leader,partition-leader-mute"]),
+        ("out_of_order", ["smoke"]),
+        ("no_excl", ["smoke"]),
+    ],
+)
+def test_the_harness_says_no_to_a_known_bad_build(tmp_path: Path, bad: str, arguments: list[str]) -> None:
+    for seed in range(1, 6):
+        status = main(["run", *arguments, "--bad", bad, "--seed", str(seed), "--directory", str(tmp_path)])
+        if status == NOT_RUN:
+            pytest.skip("not run: this machine can not make these faults")
+        if status == BROKEN:
+            print(f"{bad}: found with seed {seed}")
+            return
+    pytest.fail(f"{bad} was not found with 5 seeds")
