@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import pickle
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -291,12 +290,13 @@ _tick = RaftEngine.tick
 
 
 def _loaders() -> list[Patch]:
-    """The library's own loader, wherever it was."""
+    """The library's own loader, wherever it was: it has loaded the module that we import nowhere."""
+    loader = sys.modules["pickle"]
     modules = [m for name, m in sys.modules.items() if name == "pysyncobj" or name.startswith("pysyncobj.")]
     found: list[Patch] = [
-        (m, name, getattr(pickle, name)) for m in modules for name in PICKLE_NAMES if hasattr(m, name)
+        (m, name, getattr(loader, name)) for m in modules for name in PICKLE_NAMES if hasattr(m, name)
     ]
-    return [*found, (sys.modules["pysyncobj.pickle"], "pickle", pickle)]
+    return [*found, (sys.modules["pysyncobj.pickle"], "pickle", loader)]
 
 
 def _patches() -> dict[str, Callable[[], list[Patch]]]:
