@@ -262,7 +262,7 @@ async def test_faults_become_unknowns_and_refusals_and_the_load_goes_on(cluster:
 @pytest.mark.req("CH-5")
 async def test_a_load_ends_in_time_while_nothing_answers(cluster: Cluster, tmp_path: Path) -> None:
     with loads(cluster, tmp_path) as running:
-        running.start("set", 300)
+        running.start("set", 300, deadline_ms=2_500)
         await eventually(running.have(lambda e: e.kind == OK, 10), "it is at work", 15)
         for name in cluster.plans:
             cluster.pause(name)

@@ -38,6 +38,7 @@ from tests.chaos.workload_histories import check_history
 from tests.integration.cluster import eventually, free_ports
 
 GOOD = {"workload": "register", "seed": 7, "client_file": "client.toml", "history_file": "h.jsonl"}
+SOON = {"settings": {"read_deadline_ms": 200}}
 
 
 # --- plans ------------------------------------------------------------------------------------------
@@ -47,7 +48,7 @@ def test_a_plan_is_read_as_it_was_written() -> None:
     plan = LoadPlan("set", 7, "client.toml", "h.jsonl", 8, 100.5, {"keys": 2})
     assert read_load_plan(json.dumps(asdict(plan))) == plan
     assert read_load_plan(json.dumps(GOOD)).workers == LoadPlan("", 0, "", "").workers
-    observer = ObserverPlan("client.toml", "run", ("n1",), 5, "files-", "r")
+    observer = ObserverPlan("client.toml", "run", ("n1",), 5, 1.5, "files-", "r")
     assert read_observer_plan(observer.to_json()) == observer
 
 
@@ -352,7 +353,7 @@ def test_exit_statuses(tmp_path: Path) -> None:
         assert bad.wait(30) == 2
         assert bad.stderr is not None and bad.stderr.read().startswith("plan: a plan must be JSON")
     (tmp_path / "client.toml").write_text(f'nodes = ["127.0.0.1:{free_ports(1)[0]}"]\n')
-    plan = {**GOOD, "client_file": str(tmp_path / "client.toml"), "history_file": str(tmp_path / "h.jsonl")}
+    plan = {**GOOD, "client_file": str(tmp_path / "client.toml"), "history_file": str(tmp_path / "h.jsonl"), **SOON}
     with run_process(json.dumps(plan)) as waiting:
         end_s = time.monotonic() + 30
         while not (tmp_path / "h.jsonl").exists():
@@ -370,7 +371,7 @@ def test_exit_statuses(tmp_path: Path) -> None:
 def test_a_load_ends_with_its_runner(tmp_path: Path) -> None:
     (tmp_path / "client.toml").write_text(f'nodes = ["127.0.0.1:{free_ports(1)[0]}"]\n')
     history = tmp_path / "h.jsonl"
-    plan = {**GOOD, "client_file": str(tmp_path / "client.toml"), "history_file": str(history)}
+    plan = {**GOOD, "client_file": str(tmp_path / "client.toml"), "history_file": str(history), **SOON}
     runner = (
         "import pathlib, subprocess, sys, time\n"
         "load = subprocess.Popen([sys.executable, '-m', 'chaos.workloads', sys.argv[1]], stdout=subprocess.DEVNULL)\n"
