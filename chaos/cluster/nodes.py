@@ -5,7 +5,7 @@ Never: knows whether a node runs on loopback or in a namespace: that is its Site
 start.
 Invariants: whatever happens after `__aenter__` began, `__aexit__` leaves no process, namespace or mount of this cluster
 behind; a node that ended though nobody ended it or announced it is in `unexpected_exits`, also when it was started
-again since.
+again since. When the harness itself is killed, its nodes end with it.
 
     DIR/nodes/n1/log, node.toml, …    as `cluster init` lays it out; data where the node's host wants it
     DIR/nodes/client.toml             for clients
@@ -204,7 +204,7 @@ class ProcessCluster:
         command = [sys.executable, "-m", build.module, *build.arguments, "serve", "--config", str(self._config(node))]
         with self.log(node).open("ab") as log:
             self._processes[node] = subprocess.Popen(
-                [*self._site.prefix(node), *command],
+                [*dies_with_us(), *self._site.prefix(node), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -339,6 +339,11 @@ class ProcessCluster:
         if self.is_running(node):
             return f"{node} {'is stopped' if self.is_paused(node) else 'runs and does not answer'}"
         return f"{node} does not run: {self._last_words(node)[-300:]}"
+
+
+def dies_with_us() -> tuple[str, ...]:
+    """What a command line begins with so that the kernel ends it when this process is killed, where that can be had."""
+    return ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") else ()
 
 
 def _sync(directory: Path) -> None:

@@ -81,6 +81,10 @@ def in_namespace(prefix: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*prefix, "sleep", "600"])
 
 
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 def small_cluster(kind: str, directory: Path, build: Build | None = None) -> ProcessCluster:
     """Three nodes with logs as short as they can be."""
     nodes = NODES[:3]

@@ -11,13 +11,9 @@ import pytest
 from chaos.cluster.nodes import Build, NodeEndedError, ProcessCluster
 from chaos.cluster.probing import CLIENTS, reach_matrix
 from chaos.nemeses import make_nemeses
-from tests.chaos.networks import eventually, small_cluster
+from tests.chaos.networks import eventually, is_alive, small_cluster
 
 pytestmark = pytest.mark.req("CH-4")
-
-
-def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 async def test_nodes_are_killed_paused_stopped_and_started(tmp_path: Path) -> None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import subprocess
+import sys
+import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from chaos.cluster.nodes import Build, ProcessCluster
+from chaos.cluster.lines import PROJECT
+from chaos.cluster.nodes import Build, ProcessCluster, dies_with_us
 from chaos.nemeses.membership import MemberReplaced
 from chaos.nemeses.processes import FallBehind, RollingRestart
 from chaos.seams import Nemesis
 from hypercluster.client.client import Client
 from hypercluster.client.settings import read_settings
 from hypercluster.errors import HyperClusterError
-from tests.chaos.networks import eventually, small_cluster
+from tests.chaos.networks import eventually, is_alive, small_cluster
 
 pytestmark = [pytest.mark.req("CH-4"), pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -61,6 +65,38 @@ async def healed(nemesis: Nemesis, cluster: ProcessCluster, load: Load) -> None:
     before = load.acknowledged
     await eventually(lambda: load.acknowledged > before + 20, "writes are acknowledged again", 30)
     assert cluster.unexpected_exits() == []
+
+
+OWNER = """
+    import asyncio, sys
+    from pathlib import Path
+    from tests.chaos.networks import small_cluster
+
+    async def main():
+        async with small_cluster("local", Path(sys.argv[1])) as cluster:
+            print(*[cluster.pid(node) for node in cluster.nodes], flush=True)
+            await asyncio.sleep(600)
+
+    asyncio.run(main())
+"""
+
+
+def owner_of_a_cluster(directory: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(OWNER), str(directory)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT, text=True)
+
+
+async def test_nodes_end_with_a_harness_that_is_killed(tmp_path: Path) -> None:
+    if not dies_with_us():
+        pytest.skip("not run: there is no setpriv")
+    with owner_of_a_cluster(tmp_path) as owner:
+        try:
+            assert owner.stdout is not None
+            pids = [int(pid) for pid in owner.stdout.readline().split()]
+            assert len(pids) == 3 and all(map(is_alive, pids))
+        finally:
+            owner.kill()
+    await eventually(lambda: not any(map(is_alive, pids)), "they end too")
 
 
 async def test_rolling_restart(tmp_path: Path) -> None:
