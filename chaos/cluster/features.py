@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from chaos.cluster import image
 from chaos.cluster.bridge import RULES
 
 TUN = Path("/dev/net/tun")
@@ -97,18 +98,8 @@ def _tun() -> str:
 
 
 def _loop() -> str:
-    if wrong := _needs_root_and("loop", "losetup", "mkfs.ext4", "mount"):
-        return wrong
-    with tempfile.TemporaryDirectory() as directory:
-        image = Path(directory) / "image"
-        with image.open("wb") as file:
-            file.truncate(1 << 20)
-        done = subprocess.run(
-            ["losetup", "--find", "--show", str(image)], capture_output=True, text=True, check=False, timeout=PROBE_S
-        )
-        if done.returncode != 0:
-            return f"loop devices: {done.stderr.strip()}"
-        return _run("loop devices", "losetup", "--detach", done.stdout.strip())
+    """A disk is made, mounted and shut down, as a power cut does it."""
+    return image.why_not().removeprefix("not run: ")
 
 
 def _compiler() -> str:
