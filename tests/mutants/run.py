@@ -16,6 +16,7 @@ import argparse
 import queue
 import random
 import secrets
+import signal
 import sys
 import time
 from collections import Counter
@@ -77,6 +78,10 @@ class Bench:
             self.copies.put(copy)
         self.pristine: dict[tuple[str, ...], Trial] = {}
 
+    def stop(self) -> None:
+        for copy in self.all:
+            copy.stop()
+
     def close(self) -> None:
         for copy in self.all:
             copy.remove()
@@ -110,7 +115,10 @@ def judge_all(mutants: Sequence[Mutant], root: Path = ROOT, jobs: int = 1) -> It
         for future in as_completed([pool.submit(bench.judge, mutant) for mutant in mutants]):
             yield future.result()
     finally:
-        pool.shutdown(cancel_futures=True)  # whoever looks no further waits for those that run only
+        # All have ended, or whoever asked looks no further: then nothing goes on behind it.
+        pool.shutdown(wait=False, cancel_futures=True)
+        bench.stop()
+        pool.shutdown()
         bench.close()
 
 
@@ -168,5 +176,10 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0 if counts[Verdict.CAUGHT] == len(chosen) else 1
 
 
+def _ended(_signal: int, _frame: object) -> None:
+    sys.exit(143)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _ended)  # as for Ctrl-C: the copies go away, and what runs in them ends
     sys.exit(main())

@@ -48,12 +48,19 @@ class Copy:
     def __init__(self, root: Path) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="hypercluster-mutants-"))
         self.tree = self.directory / "tree"
+        self._process: subprocess.Popen[bytes] | None = None
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True).stdout
         for name in os.fsdecode(listed).split("\0"):
             source = root / name
             if name and source.is_file():  # one that was deleted and not yet committed is not copied
                 (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, self.tree / name)
+
+    def stop(self) -> None:
+        """Ends the run that is under way, if there is one; then nobody waits for what it shows."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
 
     def remove(self) -> None:
         shutil.rmtree(self.directory)
@@ -83,7 +90,7 @@ class Copy:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", witness.__name__]
         command += [f"--timeout={mutant.timeout_s:g}", "-o", "faulthandler_timeout=0", *mutant.tests]
         env = {**os.environ, "PYTHONPATH": str(self.tree), witness.OUT: str(out), witness.MODULE: mutant.module}
-        process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             command,
             cwd=self.tree,
             env=env,
@@ -95,7 +102,7 @@ class Copy:
         try:
             printed, _ = process.communicate(timeout=START_S + mutant.timeout_s * len(mutant.tests))
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            self.stop()
             process.communicate()
             return Trial(Ended.TIMED_OUT, "the test process did not end and was killed")
         if not out.exists():

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.fakes.waiting import eventually
 from tests.mutants.catalogue import ROOT, Mutant
 from tests.mutants.run import Result, Verdict, judge_all, main
 from tests.mutants.trial import Ended, judge
@@ -135,6 +140,46 @@ def test_another_package_than_the_copy_s_is_not_tested(root: Path, tmp_path: Pat
     trial = judge(content, mutant("one + other", "one - other", "test_add"), tmp_path)
     assert trial.ended is Ended.BROKEN
     assert "not from the copy" in trial.words
+
+
+@pytest.mark.req("CH-12")
+async def test_whoever_looks_no_further_leaves_nothing_behind(root: Path, tmp_path: Path) -> None:
+    """A test that hangs would otherwise be waited for, or go on in a copy that nobody takes away."""
+    catalogue, copies = tmp_path / "mutants.toml", tmp_path / "copies"
+    copies.mkdir()
+    hangs = ENTRY.format("D-1", "number // 2", "number / 1", NAMED + "test_loop") + "timeout_s = 200\nhangs = true\n"
+    catalogue.write_text(hangs, encoding="utf-8")
+    command = [sys.executable, "-m", "tests.mutants.run", "--ids", "D-1", "--jobs", "1"]
+    command += ["--catalogue", str(catalogue), "--root", str(root)]
+    environment = {**os.environ, "TMPDIR": str(copies)}
+    runner = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment)
+    try:
+        await eventually(lambda: is_mutated(copies) and tested_in(copies), "a test runs over the mistake")
+        runner.terminate()
+        async with asyncio.timeout(20):
+            await runner.wait()
+    finally:
+        if runner.returncode is None:
+            runner.kill()
+            await runner.wait()
+    assert runner.returncode == 143
+    assert not tested_in(copies)
+    assert list(copies.iterdir()) == []
+
+
+def is_mutated(copies: Path) -> bool:
+    found = next(copies.glob("*/tree/hypercluster/sums.py"), None)
+    return found is not None and "number / 1" in found.read_text(encoding="utf-8")
+
+
+def tested_in(directory: Path) -> list[str]:
+    """Processes whose working directory is below this one."""
+    found: list[str] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink().is_relative_to(directory):
+                found.append(process.name)
+    return found
 
 
 ENTRY = (
