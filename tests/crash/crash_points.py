@@ -24,8 +24,20 @@ NODE, MEMBERS, BEHIND = "node", "members", "behind"  # a real cluster: under loa
 IN_PROCESS: Final = (LOG, STORAGE, INSTALL, DIRECTORY, REJOIN)
 IN_CLUSTER: Final = (NODE, MEMBERS, BEHIND)
 
-# How often a driver comes past a place that it does not come past again and again.
-SELDOM: Final = {("wal-create", LOG): 1, ("disk-sync-directory", STORAGE): 1}
+# How often a driver comes past a place that it does not come past again and again: what is done once a life, or once
+# an install. An install is one of a node that is behind; opening looks for an unfinished one too.
+SELDOM: Final = {
+    ("wal-create", LOG): 1,
+    ("disk-sync-directory", STORAGE): 1,
+    ("chunk-segment", STORAGE): 1,
+    **{(place, NODE): 1 for place in ("wal-reopen", "wal-mend", "engine-align", "state-open", "chunk-recover")},
+    **{(place, NODE): 2 for place in ("journal-term", "wal-hard-state")},
+    **{
+        (f"install{part}", BEHIND): 1 for part in ("", "-begin", "-verify", "-plan", "-new-state", "-replace", "-adopt")
+    },
+    **{(place, BEHIND): 1 for place in ("wal-reset", "journal-reset", "install-plan-done")},
+    ("install-carry-out", BEHIND): 2,
+}
 
 BEFORE, AFTER, HALF = "before", "after", "half"  # half: of what it was to write is written
 
@@ -100,7 +112,7 @@ _PLACES: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     # Chunks.
     ("chunk-put", "hypercluster.storage.chunk_store:ChunkStore.put", (STORAGE, NODE)),
     ("chunk-append", "hypercluster.storage.chunk_files:SegmentFiles.append", (STORAGE, NODE)),
-    ("chunk-segment", "hypercluster.storage.chunk_files:SegmentFiles._next_segment", (STORAGE, NODE)),
+    ("chunk-segment", "hypercluster.storage.chunk_files:SegmentFiles._next_segment", (STORAGE,)),
     ("chunk-sync", "hypercluster.storage.chunk_store:ChunkStore.sync", (STORAGE, INSTALL, NODE)),
     ("chunk-index", "hypercluster.storage.chunk_index:ChunkIndex.write", (STORAGE, INSTALL, NODE)),
     ("chunk-index-flush", "hypercluster.storage.chunk_index:ChunkIndex.flush", (STORAGE,)),

@@ -16,13 +16,28 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.crash_cluster import CrashCluster, make_cluster, rejoin_killed_at
 from tests.crash.crash_drivers import DRIVERS, until_killed
-from tests.crash.crash_points import CRASH_POINTS, IN_PROCESS, CrashPoint, hit_so_far, resolve
+from tests.crash.crash_points import (
+    CRASH_POINTS,
+    IN_CLUSTER,
+    IN_PROCESS,
+    MEMBERS,
+    NODE,
+    REJOIN,
+    CrashPoint,
+    hit_so_far,
+    resolve,
+)
+from tests.crash.load import Load
 from tests.fakes.memory_directory import memory_directory
+from tests.integration.operating import becomes_voter, rejoin, same_state
+from tests.integration.test_three_nodes import write_until_acknowledged
 
 SEED = int(os.environ.get("HYPERCLUSTER_CRASH_SEED", "1"))
 DEADLINE_S = 15.0
 CALLS = (1, 2, 5)
+NODE_CALLS = (1, 4)
 # Each process is forked from one that has everything imported and nothing opened: no start-up for each kill.
 _fork = multiprocessing.get_context("forkserver")
 _fork.set_forkserver_preload(["tests.crash.crash_drivers"])
@@ -94,3 +109,72 @@ def test_a_kill_at_each_place_leaves_what_was_promised(quick_path: Path, hits: P
 def test_kills_at_every_point_and_several_calls(quick_path: Path, hits: Path, driver: str) -> None:
     print(f"seed {SEED}")
     kill_at(driver, points_of(driver), CALLS, quick_path, hits, SEED)
+
+
+# --- whole nodes --------------------------------------------------------------------------------------------------
+
+
+async def kill_nodes_at(path: Path, hits: Path, seed: int, rounds: Iterable[tuple[str, CrashPoint, int]]) -> None:
+    async with make_cluster(path) as cluster:
+        load = Load(cluster.client_settings(), path, seed, clients=2)
+        try:
+            await load.start()
+            crashes = CrashCluster(cluster, load, hits, seed)
+            for driver, point, call in rounds:
+                await crashes.kill_at(driver, point, call)
+            found = await crashes.verdict()
+        finally:
+            await load.stop(0)
+    print("\n".join(found.lines()))
+    assert found.holds
+
+
+@pytest.mark.req("CH-7")
+async def test_nodes_killed_at_some_points_lose_nothing(tmp_path: Path, hits: Path) -> None:
+    print(f"seed {SEED}")
+    rng = random.Random(f"{SEED} nodes")
+    rounds = [(driver, rng.choice(points_of(driver)), 1) for driver in (NODE, NODE, MEMBERS)]
+    await kill_nodes_at(tmp_path, hits, SEED, rounds)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.req("CH-7")
+@pytest.mark.parametrize("driver", IN_CLUSTER)
+async def test_nodes_killed_at_every_point_lose_nothing(tmp_path: Path, hits: Path, driver: str) -> None:
+    print(f"seed {SEED}")
+    points = points_of(driver)
+    rounds = [(driver, point, call) for point in points for call in point.within(driver, NODE_CALLS)]
+    random.Random(SEED).shuffle(rounds)
+    await kill_nodes_at(tmp_path, hits, SEED, rounds)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.req("CH-7", "CL-15")
+async def test_a_rejoin_killed_at_every_point_is_run_again(tmp_path: Path, hits: Path) -> None:
+    """Against a cluster: whichever step was interrupted, the same command leads to a voter that counts."""
+    async with make_cluster(tmp_path) as cluster:
+        await write_until_acknowledged(cluster, 1, 1, "before", '"1"')
+        for number, point in enumerate(point for point in points_of(REJOIN) if point.place.startswith("rejoin-")):
+            victim = sorted(set(cluster.plans) - {await cluster.leader()})[number % 2]
+            cluster.kill(victim)
+            await rejoin_killed_at(cluster, victim, point, hits)
+            done = await rejoin(cluster, victim)
+            cluster.start(victim)
+            await becomes_voter(cluster, victim, done["incarnation"])
+            await write_until_acknowledged(cluster, 1, number + 2, f"after {number}", '"1"')
+            await same_state(cluster)
+
+
+@pytest.mark.long
+@pytest.mark.req("CH-7")
+def test_every_point_was_hit(hits: Path, request: pytest.FixtureRequest) -> None:
+    """Of this session, so it comes last; a part of the tests above proves nothing of the whole list."""
+    wanted = {"test_kills_at_every_point_and_several_calls": IN_PROCESS}
+    wanted["test_nodes_killed_at_every_point_lose_nothing"] = IN_CLUSTER
+    ran = {item.name for item in request.session.items}
+    lacking = [f"{name}[{driver}]" for name, drivers in wanted.items() for driver in drivers]
+    if missing := [name for name in lacking if name not in ran]:
+        pytest.skip(f"not run: needs {', '.join(missing)} in the same session")
+    assert {point.name for point in CRASH_POINTS} - hit_so_far(hits) == set()
