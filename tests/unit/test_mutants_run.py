@@ -154,7 +154,7 @@ async def test_whoever_looks_no_further_leaves_nothing_behind(root: Path, tmp_pa
     environment = {**os.environ, "TMPDIR": str(copies)}
     runner = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment)
     try:
-        await eventually(lambda: is_mutated(copies) and tested_in(copies), "a test runs over the mistake")
+        await eventually(lambda: is_mutated(copies) and processes_in(copies), "a test runs over the mistake")
         runner.terminate()
         async with asyncio.timeout(20):
             await runner.wait()
@@ -163,7 +163,7 @@ async def test_whoever_looks_no_further_leaves_nothing_behind(root: Path, tmp_pa
             runner.kill()
             await runner.wait()
     assert runner.returncode == 143
-    assert not tested_in(copies)
+    assert not processes_in(copies)
     assert list(copies.iterdir()) == []
 
 
@@ -172,7 +172,7 @@ def is_mutated(copies: Path) -> bool:
     return found is not None and "number / 1" in found.read_text(encoding="utf-8")
 
 
-def tested_in(directory: Path) -> list[str]:
+def processes_in(directory: Path) -> list[str]:
     """Processes whose working directory is below this one."""
     found: list[str] = []
     for process in Path("/proc").glob("[0-9]*"):
