@@ -10,8 +10,8 @@ Unknown operations stay out of the list. They are tried only where nothing else 
 may come next would not do the same without them; of equal ones the earliest called goes first; and a configuration
 that has used up a superset of those that another one with the same known operations and state has used is dominated by
 it: whatever follows the first can follow the second. Without this, k of them cost 2^k.
-An operation that may go next and leaves the state as it is goes at once, for good: whatever could follow without it can
-follow with it.
+An observation that may go next and leaves the state as it is goes at once, for good: whatever could follow without it
+can follow with it. (A write of what is there already must not: it may be needed later.)
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ class Model(Protocol):
 
     def step(self, state: Hashable, action: Hashable) -> Hashable | None:
         """The state after it, or None when it can not have happened in `state`."""
+
+    def observes(self, action: Hashable) -> bool:
+        """Whether it only looks: it never makes anything possible that was not possible without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class _Search:
         self.known = [operation for operation, _ in known]
         self.unknown = [operation for operation, _ in unknown]
         self._actions = [action for _, action in known]
+        self._observes = [model.observes(action) for action in self._actions]
         self._unknown_actions = [action for _, action in unknown]
         self._same_before = _same_before(self._unknown_actions)
         self._list(len(known))
@@ -172,10 +176,10 @@ class _Search:
         return True
 
     def _settle(self) -> None:
-        """Places whatever may go next and changes nothing."""
+        """Places the observations that may go next and change nothing."""
         entry = self.after[0]
         while (number := self._whose[entry]) >= 0:
-            if self._step(self.state, self._actions[number]) == self.state:
+            if self._observes[number] and self._step(self.state, self._actions[number]) == self.state:
                 self._place(entry, number, self.state, for_good=True)
             entry = self.after[entry]
 

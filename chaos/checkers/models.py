@@ -116,6 +116,9 @@ class Register:
                 return _after_refusal(state, action)
         raise BadOperationError(f"no action of a register: {action!r}")
 
+    def observes(self, action: Hashable) -> bool:
+        return isinstance(action, (Saw, Differed))
+
 
 def _may_be(state: Held, version: int) -> bool:
     return version == state.version if state.exact else version > state.version
@@ -188,6 +191,9 @@ class Counter:
             case Saw(value, _):
                 return state if value == state else None
         raise BadOperationError(f"no action of a counter: {action!r}")
+
+    def observes(self, action: Hashable) -> bool:
+        return isinstance(action, Saw)
 
 
 def _integer(operation: Operation) -> int:

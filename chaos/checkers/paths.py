@@ -88,6 +88,9 @@ class Names:
                 return state if fits else None
         raise BadOperationError(f"no action on a name: {action!r}")
 
+    def observes(self, action: Hashable) -> bool:
+        return isinstance(action, Look)
+
 
 def _refusal(operation: Operation) -> Hashable | None:
     if operation.op in ("create", "mkdir") and operation.error == "EEXIST":

@@ -101,9 +101,12 @@ def draw_register(
     lost: float = 0.1,
     versions: bool = True,
     longest: int = 12,
+    values: int = 0,
 ) -> list[Event]:
-    """Every operation takes effect at one moment between call and return; lost ones at any later one, or never."""
-    world = _World(rng, versions, lost, longest)
+    """With `values`, so many different ones are written, else each once.
+
+    Every operation takes effect at one moment between call and return; lost ones at any later one, or never."""
+    world = _World(rng, versions, lost, longest, values)
     active = [_Client(f"c{n}") for n in range(clients)]
     for client in active:
         world.call(client, rng.randrange(longest))
@@ -125,8 +128,8 @@ def draw_register(
 
 
 class _World:
-    def __init__(self, rng: random.Random, versions: bool, lost: float, longest: int) -> None:
-        self.rng, self.versions, self.lost, self.longest = rng, versions, lost, longest
+    def __init__(self, rng: random.Random, versions: bool, lost: float, longest: int, values: int) -> None:
+        self.rng, self.versions, self.lost, self.longest, self.values = rng, versions, lost, longest, values
         self.events: list[Event] = []
         self.open: list[_Client] = []
         self.after_all: list[_Client] = []  # lost ones that act later than their client gave up
@@ -145,7 +148,8 @@ class _World:
             client.acts_at = -1 if rng.random() < 0.5 else client.returns_at + rng.randrange(3 * self.longest)
         client.op = rng.choice(["read", "read", "write", "cas"] if self.versions else ["read", "write"])
         expected = self.known_version if rng.random() < 0.8 else rng.randrange(self.sequence + 2)
-        client.asked = {"read": None, "write": self.called, "cas": [expected, self.called]}[client.op]
+        value = rng.randrange(self.values) if self.values else self.called
+        client.asked = {"read": None, "write": value, "cas": [expected, value]}[client.op]
         self.events.append(
             Event(at * MS, client.process, INVOKE, "register", client.op, "r", client.asked, _level(client))
         )
