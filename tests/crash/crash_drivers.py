@@ -22,6 +22,7 @@ from hypercluster.storage.runner import InlineRunner
 from hypercluster.storage.wal import HardState, LogEntry, Wal
 from hypercluster.values import CheckpointMeta, ChunkHash, Index, NodeId, Term
 from tests.contracts.storages import HISTORY, MEMBERSHIP, referenced, refuse_fatal
+from tests.crash.crash_defects import DEFECTS
 from tests.crash.crash_directories import check_directory, check_rejoin, make_directory, rejoin_for_ever
 from tests.crash.crash_points import DIRECTORY, INSTALL, LOG, REJOIN, STORAGE, CrashPoint, arm
 from tests.crash.storage_child import changes_of, digest_of
@@ -228,8 +229,11 @@ DRIVERS: Final[Mapping[str, Driver]] = {
 }
 
 
-def until_killed(driver: str, directory: Path, seed: int, point: CrashPoint, call: int, hits: Path) -> None:
+def until_killed(
+    driver: str, directory: Path, seed: int, point: CrashPoint, call: int, hits: Path, defect: str
+) -> None:
     """In a process of its own."""
+    DEFECTS[defect]()
     with open(directory / "told", "ab", buffering=0) as told:
 
         def tell(line: str) -> None:

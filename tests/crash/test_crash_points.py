@@ -16,15 +16,21 @@ from pathlib import Path
 
 import pytest
 
+from hypercluster.errors import FatalError, WrongDirectoryError
 from tests.crash.crash_cluster import CrashCluster, make_cluster, rejoin_killed_at
 from tests.crash.crash_drivers import DRIVERS, until_killed
 from tests.crash.crash_points import (
+    BY_NAME,
     CRASH_POINTS,
+    DIRECTORY,
     IN_CLUSTER,
     IN_PROCESS,
+    INSTALL,
+    LOG,
     MEMBERS,
     NODE,
     REJOIN,
+    STORAGE,
     CrashPoint,
     hit_so_far,
     resolve,
@@ -59,9 +65,11 @@ def quick_path(tmp_path: Path) -> Iterator[Path]:
         yield path
 
 
-def kill_and_check(driver: str, directory: Path, seed: int, point: CrashPoint, call: int, hits: Path) -> None:
+def kill_and_check(
+    driver: str, directory: Path, seed: int, point: CrashPoint, call: int, hits: Path, defect: str = ""
+) -> None:
     directory.mkdir()
-    child = _fork.Process(target=until_killed, args=(driver, directory, seed, point, call, hits))
+    child = _fork.Process(target=until_killed, args=(driver, directory, seed, point, call, hits, defect))
     child.start()
     child.join(DEADLINE_S)
     if child.exitcode is None:
@@ -100,6 +108,29 @@ def test_a_kill_at_each_place_leaves_what_was_promised(quick_path: Path, hits: P
     rng = random.Random(f"{SEED} moments of {driver}")
     drawn = {point.place: point for point in rng.sample(points_of(driver), len(points_of(driver)))}
     kill_at(driver, [drawn[place] for place in sorted(drawn)], (), quick_path, hits, SEED)
+
+
+@pytest.mark.req("CH-7", "CH-10")
+@pytest.mark.parametrize(
+    ("driver", "defect", "place", "words"),
+    [
+        (LOG, "writes_late", "wal-append.before", "was committed|cut off|damaged"),
+        (STORAGE, "flushes_some_families", "state-flush-begin.after", "families at different indexes"),
+        (INSTALL, "forgets_its_plan_early", "install-new-state.before", "with no plan of an install"),
+        (DIRECTORY, "writes_in_place", "disk-write.half", "is damaged"),
+        (REJOIN, "deletes_what_was_there", "rejoin-aside.after", "aside-1"),
+    ],
+)
+def test_a_defect_is_found(quick_path: Path, hits: Path, driver: str, defect: str, place: str, words: str) -> None:
+    """The known-bad builds: within a few kills at one point."""
+    rng = random.Random(f"{SEED} {defect}")
+
+    def kill_until_found() -> None:
+        for call in range(1, 25):
+            kill_and_check(driver, quick_path / f"{call}", rng.randrange(1 << 30), BY_NAME[place], call, hits, defect)
+
+    with pytest.raises((AssertionError, FatalError, WrongDirectoryError), match=words):
+        kill_until_found()
 
 
 @pytest.mark.long
