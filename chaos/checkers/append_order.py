@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from chaos.checkers.final import FinalError, workspaces
+from chaos.checkers.final import FinalError, used_by, workspaces
 from chaos.checkers.findings import Findings, cannot_judge
-from chaos.checkers.operations import HistoryError, Operation, by_key, join
+from chaos.checkers.operations import HistoryError, Operation, by_key, clients_of, join
 from chaos.records import FAIL, INFO, OK, Verdict
 from chaos.seams import Finished
 
@@ -31,28 +31,29 @@ class AppendOrderChecker:
     def check(self, run: Finished) -> Verdict:
         findings = Findings(self.name)
         try:
-            keys = by_key(o for o in join(run.events) if o.workload in self.workloads)
-            files = _files(run)
+            operations = [o for o in join(run.events) if o.workload in self.workloads]
+            files = _files(run, clients_of(operations))
         except (HistoryError, FinalError) as error:
             return cannot_judge(self.name, str(error))
         judged = 0
-        for path, operations in keys.items():
-            appends = [o for o in operations if o.op == "append"]
+        for path, of_path in by_key(operations).items():
+            appends = [o for o in of_path if o.op == "append"]
             if not appends:
                 continue
             judged += len(appends)
             if files is None:
                 findings.unsure("the final state of the files is lacking")
             else:
-                _judge(path, appends, operations, files.get(path), findings)
+                _judge(path, appends, of_path, files.get(path), findings)
         return findings.verdict("every append is there once, whole and in order", judged)
 
 
-def _files(run: Finished) -> dict[str, Any] | None:
+def _files(run: Finished, clients: set[str]) -> dict[str, Any] | None:
     found = workspaces(run)
-    if found is None or any(w.files is None for w in found):
+    ours = used_by(found or (), clients)
+    if found is None or any(w.files is None for w in ours):
         return None
-    return {path: there for w in found for path, there in (w.files or {}).items()}
+    return {path: there for w in ours for path, there in (w.files or {}).items()}
 
 
 def _judge(

@@ -12,10 +12,10 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Final
 
-from chaos.checkers.final import FinalError, HubKey, HubVersion, LogLine, hub_keys, workspaces
+from chaos.checkers.final import FinalError, HubKey, HubVersion, LogLine, hub_keys, used_by, workspaces
 from chaos.checkers.findings import Findings, cannot_judge
 from chaos.checkers.models import BadOperationError, cas_parts, frozen
-from chaos.checkers.operations import HistoryError, Operation, by_key, join
+from chaos.checkers.operations import HistoryError, Operation, by_key, clients_of, join
 from chaos.records import FAIL, INFO, OK, Verdict
 from chaos.seams import Finished
 
@@ -47,7 +47,8 @@ class ExactlyOnceChecker:
             if files and (logs is None or any(w.log is None for w in logs)):
                 findings.unsure("the final op logs are lacking")
             elif files:
-                _judge_logs(files, [line for w in logs or () for line in w.log or ()], findings)
+                ours = used_by(logs or (), clients_of(files))
+                _judge_logs(files, [line for w in ours for line in w.log or ()], findings)
             for key, writes in hub.items():
                 if keys is None:
                     findings.unsure("the final state of the hub is lacking")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -147,6 +147,12 @@ def workspaces(run: Finished) -> list[Workspace] | None:
     return [
         _workspace(run, name, value) for name, value in _mapping(run, run.final["workspaces"], "workspaces").items()
     ]
+
+
+def used_by(found: Sequence[Workspace], clients: set[str]) -> list[Workspace]:
+    """Those whose log holds something of these clients: a cluster may hold workspaces of others. All, if none does."""
+    used = [w for w in found if any(line.client[0] in clients for line in w.log or ())]
+    return used or list(found)
 
 
 def _workspace(run: Finished, name: str, value: Any) -> Workspace:

@@ -99,6 +99,11 @@ def by_key(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
     return dict(keys)
 
 
+def clients_of(operations: Iterable[Operation]) -> set[str]:
+    """Every client_id that was written down."""
+    return {client for operation in operations if (client := operation.text("client_id"))}
+
+
 def _operation(begun: Event, ended: Event | None) -> Operation:
     outcome = ended.kind if ended is not None else INFO
     return Operation(
