@@ -30,7 +30,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", 2 * CLIENT_MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", CLIENT_MESSAGE_BYTES_MAX),
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    # gRPC takes this for the time that one attempt to connect may take, handshake and all: three round trips.
+    ("grpc.min_reconnect_backoff_ms", 3_000),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.http2.lookahead_bytes", 1 << 20),
     # A node that is gone without a word (power, network) is noticed while a call is open; nodes allow a ping in 2 s.
