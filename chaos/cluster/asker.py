@@ -124,7 +124,7 @@ class Nodes:
             raise ValueError(f"{client_file}: names no certificates")
         options = [
             ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.min_reconnect_backoff_ms", 200),
+            ("grpc.min_reconnect_backoff_ms", 3_000),
             ("grpc.max_reconnect_backoff_ms", 500),
             *tls.expect_any_node(ClusterId(cluster_id)),
         ]

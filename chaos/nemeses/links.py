@@ -18,7 +18,7 @@ from chaos.nemeses.partitions import NETWORK, not_whole
 from chaos.seams import ClusterUnderTest, Link, Pair
 
 SHARE = 0.5  # of the directions, roughly
-SLOW_MS = (30.0, 120.0)  # a handshake of three round trips still fits in the second that clients give it
+SLOW_MS = (30.0, 200.0)  # a round trip takes no longer than the shortest election timeout
 QUICK_MS = 20.0  # no direction is drawn to be slower by less than this
 TRIES = 5
 

@@ -11,6 +11,7 @@ import pytest
 
 from chaos.cluster.lines import PROJECT
 from chaos.cluster.nodes import ProcessCluster
+from chaos.cluster.probing import CLIENTS
 from chaos.nemeses import make_nemeses
 from chaos.nemeses.links import KINDS, slow_paths
 from chaos.nemeses.partitions import SHAPES, Partition
@@ -82,6 +83,15 @@ async def test_slow_links_are_told_from_healed_ones(tmp_path: Path) -> None:
         await eventually(lambda: is_healed(cluster, "link-delay"), "the links are quick again")
         await cluster.network.shape({("n2", "n3"): Link(delay_ms=30.0)})
         assert "n2 to n3 and back takes" in await slow_paths(cluster), "one slow direction is enough"
+
+
+async def test_clients_reach_a_cluster_that_is_far_away(tmp_path: Path) -> None:
+    """Connecting takes three round trips, and a client must wait for them: with less time no attempt ever succeeds."""
+    needs("switch")
+    async with small_cluster("switch", tmp_path) as cluster:
+        far = [pair for node in cluster.nodes for pair in ((node, CLIENTS), (CLIENTS, node))]
+        await cluster.network.shape({pair: Link(delay_ms=200.0) for pair in far})
+        await write(cluster, "from-far-away", 1)
 
 
 async def is_healed(cluster: ProcessCluster, name: str) -> bool:
