@@ -25,7 +25,7 @@ class Scenario:
     words: str
     nemeses: tuple[str, ...] = ALL
     workloads: tuple[str, ...] = ("register", "set", "counter", "files", "reads")
-    cluster: str = "namespaces"
+    cluster: str = "switch"
     nodes: int = 3
     duration_s: float = 60.0
     gap_s: tuple[float, float] = (2.0, 6.0)
@@ -78,7 +78,6 @@ SCENARIOS = _table(
         "links",
         "slow, jittery, lossy and narrow links, one direction at a time",
         nemeses=("link-delay", "link-jitter", "link-loss", "link-rate"),
-        cluster="switch",
     ),
     Scenario(
         "disks",
@@ -89,7 +88,6 @@ SCENARIOS = _table(
     Scenario(
         "swarm",
         "everything, a different part of it with every seed",
-        cluster="switch",
         duration_s=280.0,
         share=0.6,
         ops_min=20_000,

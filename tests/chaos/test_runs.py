@@ -45,7 +45,7 @@ def test_a_cluster_that_is_broken_for_a_while_keeps_its_word(tmp_path: Path) -> 
     ("bad", "arguments"),
     [
         ("no_fsync", ["disks", "--only", "power-all"]),
-        ("ack_before_majority", ["kills", "--cluster", "namespaces", "--only", "kill-leader,partition-leader"]),
+        ("ack_before_majority", ["kills", "--only", "kill-leader,partition-leader"]),
         ("stock_truncation", ["swarm", "--only", "partition-leader,link-loss,kill-leader"]),
         ("dedupe_off", ["kills", "--cluster", "local", "--only", "kill-leader,pause-leader"]),
         ("stale_reads", ["partitions", "--nodes", "3", "--only", "partition-leader,partition-leader-mute"]),
