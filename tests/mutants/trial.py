@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -49,6 +50,8 @@ class Copy:
         self.directory = Path(tempfile.mkdtemp(prefix="hypercluster-mutants-"))
         self.tree = self.directory / "tree"
         self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+        self._lock = threading.Lock()  # a run begins, or is stopped: `stop` comes from another thread
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True).stdout
         for name in os.fsdecode(listed).split("\0"):
             source = root / name
@@ -57,10 +60,11 @@ class Copy:
                 shutil.copy2(source, self.tree / name)
 
     def stop(self) -> None:
-        """Ends the run that is under way, if there is one; then nobody waits for what it shows."""
-        process = self._process
-        if process is not None and process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        """Ends the run that is under way, if there is one, and lets no other begin."""
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                kill(self._process)
 
     def remove(self) -> None:
         shutil.rmtree(self.directory)
@@ -90,24 +94,33 @@ class Copy:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", witness.__name__]
         command += [f"--timeout={mutant.timeout_s:g}", "-o", "faulthandler_timeout=0", *mutant.tests]
         env = {**os.environ, "PYTHONPATH": str(self.tree), witness.OUT: str(out), witness.MODULE: mutant.module}
-        process = self._process = subprocess.Popen(
-            command,
-            cwd=self.tree,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with self._lock:
+            if self._stopped:
+                return Trial(Ended.BROKEN, "stopped before it began")
+            process = self._process = subprocess.Popen(
+                command,
+                cwd=self.tree,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         try:
             printed, _ = process.communicate(timeout=START_S + mutant.timeout_s * len(mutant.tests))
         except subprocess.TimeoutExpired:
-            self.stop()
+            kill(process)
             process.communicate()
             return Trial(Ended.TIMED_OUT, "the test process did not end and was killed")
         if not out.exists():
             return Trial(Ended.BROKEN, "pytest did not end: " + printed.decode(errors="replace")[-500:])
         return judge(json.loads(out.read_text(encoding="utf-8")), mutant, self.tree)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """With what it started, unless it has ended."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def judge(content: dict[str, Any], mutant: Mutant, tree: Path) -> Trial:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from tests.fakes.waiting import eventually
 from tests.mutants.catalogue import ROOT, Mutant
 from tests.mutants.run import Result, Verdict, judge_all, main
-from tests.mutants.trial import Ended, judge
+from tests.mutants.trial import Copy, Ended, judge
 
 PRODUCT = """
 import math
@@ -94,7 +95,6 @@ def judged(root: Path, *mutants: Mutant) -> list[Result]:
 
 @pytest.mark.req("CH-12")
 def test_a_mistake_that_a_test_notices_is_caught(root: Path) -> None:
-    # Of the same size and within the same second as the file: the compiled form of the one must not serve the other.
     [first, second] = judged(root, mutant("one + other", "one - other", "test_add"), mutant("2", "3", "test_add"))
     assert (first.verdict, second.verdict) == (Verdict.CAUGHT, Verdict.SURVIVED)
     assert "test_add" in first.words and "AssertionError" in first.words
@@ -134,6 +134,19 @@ def test_a_test_that_hangs_counts_only_where_that_is_expected(root: Path, hangs:
 
 
 @pytest.mark.req("CH-12")
+def test_no_compiled_form_outlives_a_change(root: Path) -> None:
+    """A mistake of the same size, made within the same second, would run in its place."""
+    copy = Copy(root)
+    try:
+        compiled = Path(py_compile.compile(str(copy.tree / "hypercluster/sums.py"), doraise=True) or "")
+        assert compiled.is_relative_to(copy.tree) and compiled.exists()
+        copy.replace("hypercluster/sums.py", PRODUCT.replace("+", "-"))
+        assert not compiled.exists()
+    finally:
+        copy.remove()
+
+
+@pytest.mark.req("CH-12")
 def test_another_package_than_the_copy_s_is_not_tested(root: Path, tmp_path: Path) -> None:
     """The installed one would notice nothing, or something else."""
     content = {"import_error": "", "origin": str(root / "hypercluster/sums.py"), "errors": [], "reports": []}
@@ -154,9 +167,9 @@ async def test_whoever_looks_no_further_leaves_nothing_behind(root: Path, tmp_pa
     environment = {**os.environ, "TMPDIR": str(copies)}
     runner = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment)
     try:
-        await eventually(lambda: is_mutated(copies) and processes_in(copies), "a test runs over the mistake")
+        await eventually(lambda: is_mutated(copies) and processes_in(copies), "a mistake is tested", 60)
         runner.terminate()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await runner.wait()
     finally:
         if runner.returncode is None:
