@@ -50,6 +50,14 @@ GOOD = {
     .write(0, 1, 1, 5)
     .write(2, 3, 2, 6)
     .read(4, 5, 1, 5, level="bounded_stale"),
+    "an unknown write that is better kept for later": Book()
+    .write(0, 0, 1, kind=INFO)
+    .write(0, 20, 1)
+    .write(1, 21, 9)
+    .write(2, 3, 7)
+    .read(5, 10, 1)
+    .write(30, 31, 8)
+    .read(32, 33, 1),
     "a compare-and-set upon an unknown write": Book()
     .write(0, 1, 1, kind=INFO)
     .read(2, 3, 1, 8)

@@ -235,3 +235,13 @@ def test_progress_asks_for_known_outcomes_and_for_workloads_that_were_to_run(tmp
     named = replace(busy("set").run(), directory=tmp_path)
     verdict = check(named)
     assert verdict.outcome == "unknown" and "of counter never succeeded" in verdict.words
+
+
+def test_files_whose_name_is_taken_away_are_left_to_others() -> None:
+    def absent(book: Book) -> str:
+        return CHECKERS["levels"].check(look(book, 200, None, "linearizable", index=20).run()).outcome
+
+    assert absent(files_book()) == "no"
+    assert absent(files_book().note("unlink", 150, 160, extra={"log_index": 12})) == "unknown"
+    moved = files_book().note("rename", 150, 160, "a:2", key="target/0", extra={"source": "over/0", "log_index": 12})
+    assert absent(moved) == "unknown"
