@@ -72,6 +72,9 @@ class Host(Protocol):
     def clock(self, offset_ms: float, rate: float = 1.0) -> None:
         """The wall clock is so far off, and runs so fast from now on."""
 
+    def steers(self) -> bool:
+        """A process that is running now is under the rules of the shim: the node's, where it runs."""
+
     def fill(self, free_bytes: int) -> None:
         """Takes the room on the disk until so much is left."""
 
