@@ -72,6 +72,7 @@ async def test_an_isolated_leader_loses_its_place_and_the_rest_commits(kind: str
         assert cluster.unexpected_exits() == []
 
 
+@pytest.mark.long
 async def test_slow_links_are_told_from_healed_ones(tmp_path: Path) -> None:
     needs("switch")
     async with small_cluster("switch", tmp_path) as cluster:
