@@ -50,6 +50,8 @@ def read_run(directory: Path, budget_s: float = 120.0) -> Finished:
 
 def keep(run: Path, kept: Path) -> int:
     """Packs a run into a new directory; returns the bytes it takes. Its verdicts are those of run.json."""
+    if not (run / "run.json").exists():
+        raise ValueError(f"{run} has no run.json: it is no run, or one that did not end")
     verdicts = json.loads((run / "run.json").read_text(encoding="utf-8"))["verdicts"]
     kept.mkdir(parents=True)
     (kept / "history").mkdir()
@@ -70,4 +72,8 @@ def keep(run: Path, kept: Path) -> int:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: python -m chaos.history RUN KEPT")
-    print(f"{keep(Path(sys.argv[1]), Path(sys.argv[2]))} bytes; now edit {sys.argv[2]}/{EXPECTED}")
+    try:
+        kept_bytes = keep(Path(sys.argv[1]), Path(sys.argv[2]))
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    print(f"{kept_bytes} bytes; now edit {sys.argv[2]}/{EXPECTED}")

@@ -166,6 +166,14 @@ def test_a_run_is_read_back_packed_or_not(tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "again" / path.relative_to(tmp_path / "kept")).read_bytes()
 
 
+def test_what_is_no_finished_run_is_not_kept(tmp_path: Path) -> None:
+    run = written(tmp_path / "run")
+    (run / "run.json").unlink()
+    with pytest.raises(ValueError, match="no run, or one that did not end"):
+        keep(run, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
 def test_a_bad_line_of_a_packed_history_is_named(tmp_path: Path) -> None:
     run = written(tmp_path / "run")
     history = run / "history" / "files.jsonl"
