@@ -32,6 +32,7 @@ NEEDS: Final[Mapping[str, frozenset[str]]] = {
     FILL: frozenset({"root", "loop"}),
 }
 DISK_BYTES: Final = 2 << 30  # sparse; a node's log, two checkpoints and what it keeps free fit in it
+FILL_SLACK_BYTES: Final = 1 << 20
 PROBE_S: Final = 20.0
 PROBE_SYNCS: Final = 8
 PROBE_ATTEMPTS: Final = 3
@@ -94,10 +95,16 @@ class LocalHost:
     def clock(self, offset_ms: float, rate: float = 1.0) -> None:
         self._shim().clock(offset_ms, rate)
 
+    def steers(self) -> bool:
+        return self._shim().is_mapped()
+
     # --- the disk ----------------------------------------------------------------------------------
 
     def fill(self, free_bytes: int) -> None:
-        self._own_disk().fill(free_bytes)
+        disk = self._own_disk()
+        disk.fill(free_bytes)
+        if (left := disk.free_bytes()) > free_bytes + FILL_SLACK_BYTES:
+            raise DiskError(f"{self._node}: {left} bytes are still free, {free_bytes} were to be")
 
     def power_cut(self) -> None:
         """The node's process must be killed now: it meets errors that no power cut leaves anybody to see."""

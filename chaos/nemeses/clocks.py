@@ -45,6 +45,7 @@ class ClockJump(_Clocks):
         offset_s = rng.uniform(*JUMP_S) * rng.choice((-1, 1))
         nodes = await choose(cluster, rng, rng.choice((ONE, LEADER)))
         self._break(cluster, nodes, lambda host: host.clock(offset_s * 1e3))
+        await self._is_felt(cluster)
         return f"the clock of {listed(nodes)} jumped by {offset_s:+.0f} s"
 
 
@@ -57,6 +58,7 @@ class ClockDrift(_Clocks):
         rate = 1.0 + rng.uniform(*DRIFT) * rng.choice((-1, 1))
         nodes = await choose(cluster, rng, rng.choice((ONE, LEADER)))
         self._break(cluster, nodes, lambda host: host.clock(0.0, rate))
+        await self._is_felt(cluster)
         return f"the clock of {listed(nodes)} runs {rate:.3f} times as fast as it should"
 
 

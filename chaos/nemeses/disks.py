@@ -36,6 +36,7 @@ class SlowSync(OnHosts):
         delay_ms = rng.uniform(*DELAY_MS)
         nodes = await choose(cluster, rng, rng.choice((ONE, LEADER, ALL)))
         self._break(cluster, nodes, lambda host: host.sync_delay(delay_ms))
+        await self._is_felt(cluster)
         return f"every fsync of {listed(nodes)} takes {delay_ms:.0f} ms more"
 
 

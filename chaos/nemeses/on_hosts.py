@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -17,6 +18,7 @@ from chaos.seams import ClusterUnderTest, Host
 
 ONE, LEADER, MINORITY, ALL = "one", "leader", "minority", "all"
 LOOK_S: Final = 0.05
+FELT_S: Final = 5.0
 
 
 class NemesisError(Exception):
@@ -69,6 +71,15 @@ class OnHosts:
 
     def _probe_one(self, host: Host) -> str:
         return host.probe(disk=self.disk, clock=self.clock)
+
+    async def _is_felt(self, cluster: ClusterUnderTest) -> None:
+        """Raises NemesisError where a node runs without the shim: its fault would be no fault."""
+        end_s = time.monotonic() + FELT_S
+        for node in self._broken:
+            while cluster.is_running(node) and not await asyncio.to_thread(cluster.hosts[node].steers):
+                if time.monotonic() > end_s:
+                    raise NemesisError(f"{node} runs, and not under the shim")
+                await asyncio.sleep(LOOK_S)  # it was started a moment ago
 
     def _break(self, cluster: ClusterUnderTest, nodes: Sequence[str], fault: Callable[[Host], None]) -> None:
         self._broken = tuple(nodes)

@@ -9,6 +9,7 @@ its name holds the hash of what it was made of, and it appears by rename.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import mmap
@@ -147,6 +148,16 @@ class ShimPage:
     def attached(self) -> int:
         """How many processes have loaded the shim with this page so far."""
         return self._page.attached
+
+    def is_mapped(self) -> bool:
+        """By a process other than this one that runs now."""
+        own, mapped = str(os.getpid()), f" {self.path.resolve()}\n"
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit() and process.name != own:
+                with contextlib.suppress(OSError):  # gone since it was listed
+                    if mapped in (process / "maps").read_text(errors="replace"):
+                        return True
+        return False
 
     # --- the clock ---------------------------------------------------------------------------------
 

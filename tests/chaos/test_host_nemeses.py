@@ -15,7 +15,7 @@ import pytest
 
 from chaos.cluster import image, open_cluster
 from chaos.cluster.host import FILL, POWER, SHIM, hosts_for
-from chaos.nemeses import clocks, disks, power
+from chaos.nemeses import clocks, disks, on_hosts, power
 from chaos.nemeses.on_hosts import NemesisError
 from chaos.seams import ClusterUnderTest, Nemesis
 from chaos.shim import control
@@ -113,7 +113,7 @@ def needs_disks() -> None:
 
 @pytest.mark.req("CH-4", "CL-4")
 @pytest.mark.usefixtures("needs_shim")
-async def test_disks_and_clocks_through_the_shim(tmp_path: Path) -> None:
+async def test_disks_and_clocks_through_the_shim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     print(f"seed {SEED}")
     rng = random.Random(SEED)
     async with running(tmp_path, {SHIM}) as (cluster, writes):
@@ -143,6 +143,7 @@ async def test_disks_and_clocks_through_the_shim(tmp_path: Path) -> None:
         assert await drift.probe(cluster) != ""
         await writes.go_on()
         await heals(drift, cluster)
+        await faults_that_are_none_are_told_of(cluster, monkeypatch)
 
 
 async def _skew(cluster: ClusterUnderTest, node: str, at_least_ms: int) -> bool:
@@ -150,18 +151,15 @@ async def _skew(cluster: ClusterUnderTest, node: str, at_least_ms: int) -> bool:
     return view is not None and abs(view.clock_skew_ms) >= at_least_ms
 
 
-@pytest.mark.req("CH-4", "CL-4")
-@pytest.mark.usefixtures("needs_shim")
-async def test_a_node_that_goes_on_after_a_failed_sync_is_told_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A shim that fails nothing stands in for a node that does not care."""
-    monkeypatch.setattr(disks, "EXIT_S", 1.0)
-    async with running(tmp_path, {SHIM}) as (cluster, _):
-        for host in cluster.hosts.values():
-            monkeypatch.setattr(host, "sync_error", lambda _: None)
-        nemesis = disks.FailingSync()
-        with pytest.raises(NemesisError, match="still there"):
+async def faults_that_are_none_are_told_of(cluster: ClusterUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shim that fails nothing stands in for a node that goes on after a failed sync."""
+    monkeypatch.setattr(disks, "EXIT_S", 0.5)
+    monkeypatch.setattr(on_hosts, "FELT_S", 0.2)
+    for host in cluster.hosts.values():
+        monkeypatch.setattr(host, "sync_error", lambda _: None)
+        monkeypatch.setattr(host, "steers", lambda: False)
+    for nemesis, words in ((disks.FailingSync(), "still there"), (clocks.ClockJump(), "not under the shim")):
+        with pytest.raises(NemesisError, match=words):
             await nemesis.begin(cluster, random.Random(SEED))
         await heals(nemesis, cluster)
 

@@ -148,6 +148,7 @@ def test_a_running_process_feels_a_rule_in_every_thread_and_its_end(library: Pat
             return float(process.stdout.readline())
 
         before = ask()
+        assert page.is_mapped()
         page.sync(Rule(delay_ms=150))
         slow = ask()
         page.heal()
@@ -155,6 +156,7 @@ def test_a_running_process_feels_a_rule_in_every_thread_and_its_end(library: Pat
         process.stdin.close()
     assert slow >= 0.15 > max(before, after), (before, slow, after)
     assert page.hits()["sync"] == 4
+    assert not page.is_mapped(), "by a process that runs"
 
 
 @pytest.mark.req("CH-4")
