@@ -19,7 +19,7 @@ pytestmark = pytest.mark.req("CH-5", "CH-6")
 
 HISTORIES = Path(__file__).with_name("histories")
 KEPT = sorted(path.parent for path in HISTORIES.glob(f"*/{EXPECTED}"))
-BUDGET_S = 20.0
+BUDGET_S = 100.0  # a bound for a machine with other things to do; it takes a second or two
 # Verdicts of the runner about the run itself; they can not be had from a directory again.
 OF_THE_RUN = frozenset({"nemeses", "liveness", "load", "observer", "nodes", "enough"})
 

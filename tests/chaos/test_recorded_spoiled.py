@@ -23,7 +23,7 @@ from tests.chaos.test_recorded import BUDGET_S, KEPT, expected_of
 
 pytestmark = pytest.mark.req("CH-5", "CH-6")
 
-GOOD = [kept for kept in KEPT if set(expected_of(kept)["verdicts"].values()) == {"yes"}]
+GOOD = [kept for kept in KEPT if set(expected_of(kept)["verdicts"].values()) == {"yes"}][:2]
 
 Spoil = Callable[[random.Random, list[Event], Any], None]
 
@@ -206,7 +206,7 @@ def test_there_is_a_good_recorded_history() -> None:
 
 
 @pytest.mark.parametrize(("spoil", "checkers"), SPOILS, ids=lambda p: getattr(p, "__name__", ""))
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 def test_one_wrong_place_is_seen(recorded: Finished, spoil: Spoil, checkers: tuple[str, ...], seed: int) -> None:
     print(f"seed {seed}")
     events, final = list(recorded.events), copy.deepcopy(json.loads(json.dumps(recorded.final)))
