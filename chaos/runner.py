@@ -42,6 +42,11 @@ class RunState:
     faults: list[Fault] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
 
+    @property
+    def is_lost(self) -> bool:
+        """A fault could not be begun or healed: the run says no, whatever comes."""
+        return any(fault.phase == "broken" for fault in self.faults)
+
     def note(self, nemesis: str, phase: str, words: str) -> None:
         fault = Fault(time.monotonic_ns(), nemesis, phase, words)
         self.faults.append(fault)
@@ -70,7 +75,8 @@ class Breaker:
         async with contextlib.AsyncExitStack() as held:
             for kind in sorted(nemesis.excludes):
                 await held.enter_async_context(self._held[kind])
-            await self._break_and_heal(nemesis, planned)
+            if not self._state.is_lost:  # what comes after a cluster that does not heal shows nothing more
+                await self._break_and_heal(nemesis, planned)
 
     async def _break_and_heal(self, nemesis: Nemesis, planned: Planned) -> None:
         try:
@@ -124,7 +130,7 @@ async def run(
         began_s = time.monotonic() + WARM_S
         await asyncio.gather(
             Breaker(cluster, nemeses, state, tell).keep(schedule, began_s),
-            _until(began_s + duration_s, load, tell),
+            _until(began_s + duration_s, load, state, tell),
         )
         state.verdicts += _broken(state)
         state.verdicts.append(await _liveness(scenario, cluster, state, tell))
@@ -148,9 +154,9 @@ async def _load(scenario: Scenario, cluster: ClusterUnderTest, seed: int) -> Asy
         processes.kill()
 
 
-async def _until(end_s: float, load: LoadProcesses, tell: Tell) -> None:
+async def _until(end_s: float, load: LoadProcesses, state: RunState, tell: Tell) -> None:
     next_words_s = time.monotonic() + 30
-    while (now_s := time.monotonic()) < end_s:
+    while (now_s := time.monotonic()) < end_s and not state.is_lost:
         load.check_running()
         if now_s >= next_words_s:
             tell(f"{end_s - now_s:.0f} s to go, history {load.history_bytes() / 1e6:.1f} MB")
