@@ -79,7 +79,7 @@ class Reporter:
 
     def observe(self) -> EngineStatus:
         """Called now and then by the lifecycle: notes a new leader and sets the gauges."""
-        status = self._standing.status()
+        status = self._standing.status_now()
         if (status.leader, status.term) != self._leader:
             self._leader = (status.leader, status.term)
             self._leader_since_ns = self._clock.wall_ns() if status.leader is not None else 0
@@ -97,7 +97,7 @@ class Reporter:
 
     def not_ready(self) -> str:
         """'' when this node is caught up and knows a leader; otherwise what is missing (OBS-2)."""
-        status = self._standing.status()
+        status = self._standing.status_now()
         if status.leader is None:
             return "no leader is known"
         behind = status.commit_index - status.applied_index

@@ -42,6 +42,11 @@ class Standing:
             self._seen_until_s = now_s + SEEN_S
         return self._seen
 
+    def status_now(self) -> EngineStatus:
+        """Read anew: what is told to people and tools must not be older than what they were told before."""
+        self.forget()
+        return self.status()
+
     def forget(self) -> None:
         """The next status is read anew."""
         self._seen = None
