@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -66,6 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shrinking.add_argument("run", type=Path)
     shrinking.add_argument("--runs", type=int, default=20, help="runs at most")
     chosen = parser.parse_args(arguments)
+    # Either signal unwinds the run: nodes, namespaces and mounts go with it.
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return _carry_out(chosen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _carry_out(chosen: argparse.Namespace) -> int:
     match chosen.command:
         case "list":
             return _list()
