@@ -120,7 +120,7 @@ CHECKPOINT_RETRY_MS: Final = 2_000  # without progress: offer it again
 CHUNK_REQUEST_HASHES_MAX: Final = 64
 
 # Raft timing (design/raft-engine), in milliseconds.
-HEARTBEAT_MS: Final = 100
+HEARTBEAT_MS: Final = 125
 ELECTION_MIN_MS: Final = 400
 ELECTION_MAX_MS: Final = 800
 FALLBACK_MS: Final = 500  # a leader that no majority has answered for this long steps down (CL-11)
