@@ -68,6 +68,34 @@ RECENT_CHUNKS_MAX: Final = 65_536
 OPEN_WORKSPACES_MAX: Final = 256  # kept as objects by a node
 NLINK_MAX: Final = 65_000
 
+# Locks, leases, reservations, hazards (WS-40 to WS-47).
+LOCK_TTL_MS: Final = 5_000
+LOCK_GRACE_MS: Final = 2_000
+LOCK_NAME_BYTES_MAX: Final = 128
+LOCK_WAIT_MS_MAX: Final = 24 * 3600 * 1000
+LOCKS_OF_CLIENT_MAX: Final = 1_000  # held and queued
+LOCK_QUEUE_MAX: Final = 1_000  # holders and waiters of one target
+LOCK_PERMITS_MAX: Final = 10_000
+LOCK_STEPS_MAX: Final = 100
+LOCK_GRAPH_STEPS_MAX: Final = 256
+GUARDS_MAX: Final = 4
+OPEN_LEASE_TTL_MS: Final = 15_000
+OPEN_LEASES_A_COMMAND_MAX: Final = 400
+OPEN_LEASES_OF_WORKER_MAX: Final = 4_000
+ORPHAN_KEEP_MS: Final = 60_000  # at least three lock TTLs
+REAP_A_COMMAND_MAX: Final = 100
+RESERVATION_PATTERN_BYTES_MAX: Final = 1 * KIB
+RESERVATION_TTL_MS: Final = (1_000, 24 * 3600 * 1000)
+RESERVATIONS_MAX: Final = 256  # alive in one workspace
+HAZARD_WINDOW_OPS: Final = 256
+LOCAL_PATTERNS_BYTES_MAX: Final = 16 * KIB
+
+# Retention (WS-53, WS-54).
+SNAPSHOT_EVERY_S: Final = 300
+SNAPSHOTS_KEPT: Final = 864
+COLLECT_CHUNKS_MAX: Final = 300
+CHUNK_PIN_MS: Final = 60_000
+
 # Node queues (CL-13, WS-34).
 PENDING_OPS_MAX: Final = 10_000
 PENDING_BYTES_MAX: Final = 64 * MIB
@@ -152,5 +180,6 @@ check(COMMAND_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX, "a command must fit a client
 check(INLINE_BYTES_MAX <= CHUNK_BYTES_MAX, "inline content becomes one chunk")
 check(ELECTION_MIN_MS >= 3 * HEARTBEAT_MS, "an election timeout must survive two lost heartbeats")
 check(ELECTION_MAX_MS > ELECTION_MIN_MS, "election timeouts are drawn from a range")
+check(ORPHAN_KEEP_MS >= 3 * LOCK_TTL_MS, "orphans outlive the locks on them")
 check(FALLBACK_MS < 2 * ELECTION_MIN_MS, "a leader without a majority steps down within two election timeouts")
 check(CHUNK_REQUEST_HASHES_MAX * CHUNK_BYTES_MAX < PEER_FRAME_BYTES_MAX, "an answer with chunks must fit a frame")

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from hypercluster.limits import LOCK_GRACE_MS, LOCK_TTL_MS
 from hypercluster.node.words import Verdict
 from hypercluster.pb.v1.command_pb2 import Acks, AcksBatch
+from hypercluster.pb.v1.coordination_command_pb2 import Hazard, LockAck
 from hypercluster.pb.v1.workspace_command_pb2 import FileAck
 from hypercluster.state_machine.outcome import FileOutcome
 
@@ -74,7 +76,19 @@ def _acks(verdict: Verdict) -> Acks:
 
 
 def file_ack(outcome: FileOutcome) -> FileAck:
+    lock, hazard = outcome.lock, outcome.hazard
     return FileAck(
+        lock=None
+        if lock is None
+        else LockAck(
+            state=lock.state,  # type: ignore[arg-type]
+            lock_id=lock.lock_id,
+            token=lock.token,
+            ttl_ms=LOCK_TTL_MS,
+            grace_ms=LOCK_GRACE_MS,
+            cycle=lock.cycle,
+        ),
+        hazard=None if hazard is None else Hazard(kind=hazard.kind, conflicting_log_index=hazard.conflicting_log_index),  # type: ignore[arg-type]
         errno=outcome.errno,
         log_index=outcome.log_index,
         committed_at_ns=outcome.stamp_ns,

@@ -22,6 +22,9 @@ PRECONDITION_FAILED = int(command_pb2.REASON_PRECONDITION_FAILED)
 ERRNO = int(command_pb2.REASON_ERRNO)
 UNKNOWN_NAMESPACE = int(command_pb2.REASON_UNKNOWN_NAMESPACE)
 BAD_OP_TYPE = int(command_pb2.REASON_BAD_OP_TYPE)
+FENCED = int(command_pb2.REASON_FENCED)
+LOCK_HELD_EXPIRING = int(command_pb2.REASON_LOCK_HELD_EXPIRING)
+ABANDONED = int(command_pb2.REASON_ABANDONED)
 NO_WORKSPACE = int(command_pb2.REASON_NO_WORKSPACE)
 EXISTS = int(command_pb2.REASON_EXISTS)
 LIMIT = int(command_pb2.REASON_LIMIT)
@@ -36,9 +39,25 @@ SCHEMA_CHANGED = int(command_pb2.REASON_SCHEMA_CHANGED)
 NOT_YET = frozenset({SEQ_GAP, CHUNKS_MISSING, SCHEMA_CHANGED})  # not stored, the lane does not advance (D-7)
 
 
+class LockGrant(NamedTuple):
+    """What a lock or reservation command came to: see LockAck in the proto. Stored with the verdict (D-7)."""
+
+    state: int  # a number of LockState
+    lock_id: int
+    token: int = 0
+    cycle: tuple[int, ...] = ()  # of a refusal; never stored
+
+
+class HazardFound(NamedTuple):
+    """See Hazard in the proto."""
+
+    kind: int
+    conflicting_log_index: int
+
+
 @dataclass(frozen=True, slots=True)
 class FileOutcome:
-    """The verdict on a file command, a chunk put or the making of a workspace: see FileAck in the proto."""
+    """The verdict on a file, chunk, lock or reservation command, or on the making of a workspace: see FileAck."""
 
     reason: int = OK
     errno: int = 0
@@ -51,6 +70,8 @@ class FileOutcome:
     present_index: int = 0
     missing: tuple[bytes, ...] = ()
     existed: bool = False
+    lock: LockGrant | None = None
+    hazard: HazardFound | None = None  # told to who did it, and kept in the op log
 
 
 class HubOutcome(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Final
 from blake3 import blake3
 
 from hypercluster.errors import REJOIN, DamagedError
-from hypercluster.state_machine.outcome import OK, FileOutcome, RunResult
+from hypercluster.state_machine.outcome import OK, FileOutcome, LockGrant, RunResult
 from hypercluster.values import Index
 
 COMMAND_HASH_BYTES: Final = 16
@@ -25,10 +25,11 @@ _HEAD = struct.Struct(">QHB")  # index, count, which columns follow
 _REASONS, _VERSIONS, _FIRST_VERSION, _FILES = 1, 2, 4, 8
 _NUMBER = struct.Struct(">Q")
 
-_NO_FILE, _REFUSED, _ACCEPTED, _EXISTED = 0, 1, 2, 3
+_NO_FILE, _REFUSED, _ACCEPTED, _EXISTED, _LOCK = 0, 1, 2, 3, 4
 _REFUSAL = struct.Struct(">HQ")  # errno, present_index
 # log_index, stamp, inode_no, applied_offset, present_index, lengths of root and inode id
 _ACCEPTANCE = struct.Struct(">QQQQQBB")
+_GRANT = struct.Struct(">QBQQ")  # stamp, state, lock id, token
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,9 @@ def _encode_file(outcome: FileOutcome | None) -> bytes:
         return bytes((_NO_FILE,))
     if outcome.reason != OK:
         return bytes((_REFUSED,)) + _REFUSAL.pack(outcome.errno, outcome.present_index)
+    if outcome.lock is not None:
+        grant = outcome.lock
+        return bytes((_LOCK,)) + _GRANT.pack(outcome.stamp_ns, grant.state, grant.lock_id, grant.token)
     return b"".join(
         (
             bytes((_EXISTED if outcome.existed else _ACCEPTED,)),
@@ -132,6 +136,10 @@ def _decode_files(record: bytes, position: int, reasons: Sequence[int]) -> tuple
             errno, present_index = _REFUSAL.unpack_from(record, position)
             position += _REFUSAL.size
             files.append(FileOutcome(reason, errno, present_index=present_index))
+        elif kind == _LOCK:
+            stamp_ns, state, lock_id, token = _GRANT.unpack_from(record, position)
+            position += _GRANT.size
+            files.append(FileOutcome(stamp_ns=stamp_ns, lock=LockGrant(state, lock_id, token)))
         else:
             log_index, stamp_ns, inode_no, offset, present_index, root_bytes, id_bytes = _ACCEPTANCE.unpack_from(
                 record, position

@@ -28,6 +28,7 @@ class Family(IntEnum):
     LANES = 5  # client lanes and stored results (D-7)
     VERSIONS = 6  # what objects held before, by Raft index and ordinal (D-18)
     MERKLE = 7  # Merkle pages of workspaces
+    COORDINATION = 8  # locks, open leases, reservations, settings of workspaces; never part of a root
 
 
 class Change(NamedTuple):

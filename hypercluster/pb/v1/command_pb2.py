@@ -22,38 +22,40 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from hypercluster.pb.v1 import coordination_command_pb2 as hypercluster_dot_v1_dot_coordination__command__pb2
 from hypercluster.pb.v1 import hub_command_pb2 as hypercluster_dot_v1_dot_hub__command__pb2
 from hypercluster.pb.v1 import origin_pb2 as hypercluster_dot_v1_dot_origin__pb2
+from hypercluster.pb.v1 import retention_command_pb2 as hypercluster_dot_v1_dot_retention__command__pb2
 from hypercluster.pb.v1 import workspace_command_pb2 as hypercluster_dot_v1_dot_workspace__command__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dhypercluster/v1/command.proto\x12\x0fhypercluster.v1\x1a!hypercluster/v1/hub_command.proto\x1a\x1chypercluster/v1/origin.proto\x1a\'hypercluster/v1/workspace_command.proto\"\x9d\x01\n\x06Submit\x12\x11\n\tclient_id\x18\x01 \x01(\x0c\x12\x11\n\tfirst_seq\x18\x02 \x01(\x04\x12\r\n\x05\x66loor\x18\x03 \x01(\x04\x12\r\n\x05\x62\x61sis\x18\x04 \x01(\x04\x12\x14\n\x0cworkspace_id\x18\x05 \x01(\x0c\x12\'\n\x06origin\x18\x06 \x01(\x0b\x32\x17.hypercluster.v1.Origin\x12\x10\n\x08\x63ommands\x18\x07 \x03(\x0c\"\x1e\n\x0bSubmitBatch\x12\x0f\n\x07submits\x18\x01 \x03(\x0c\"\x95\x02\n\x07\x43ommand\x12*\n\x03hub\x18\x01 \x01(\x0b\x32\x1b.hypercluster.v1.HubCommandH\x00\x12,\n\x04\x66ile\x18\x02 \x01(\x0b\x32\x1c.hypercluster.v1.FileCommandH\x00\x12.\n\tchunk_put\x18\x03 \x01(\x0b\x32\x19.hypercluster.v1.ChunkPutH\x00\x12<\n\x10workspace_create\x18\x04 \x01(\x0b\x32 .hypercluster.v1.WorkspaceCreateH\x00\x12:\n\x0bmaintenance\x18\x05 \x01(\x0b\x32#.hypercluster.v1.MaintenanceCommandH\x00\x42\x06\n\x04kind\"\xc7\x01\n\x12MaintenanceCommand\x12\x32\n\x0b\x66orget_lane\x18\x01 \x01(\x0b\x32\x1b.hypercluster.v1.ForgetLaneH\x00\x12\x43\n\x14raise_versions_floor\x18\x02 \x01(\x0b\x32#.hypercluster.v1.RaiseVersionsFloorH\x00\x12\x30\n\ntrim_oplog\x18\x03 \x01(\x0b\x32\x1a.hypercluster.v1.TrimOplogH\x00\x42\x06\n\x04kind\"1\n\nForgetLane\x12\x11\n\tclient_id\x18\x01 \x01(\x0c\x12\x10\n\x08last_seq\x18\x02 \x01(\x04\")\n\x12RaiseVersionsFloor\x12\x13\n\x0b\x66loor_index\x18\x01 \x01(\x04\":\n\tTrimOplog\x12\x14\n\x0cworkspace_id\x18\x01 \x01(\x0c\x12\x17\n\x0f\x62\x65low_log_index\x18\x02 \x01(\x04\"\xe4\x01\n\x04\x41\x63ks\x12\x11\n\tclient_id\x18\x01 \x01(\x0c\x12\x11\n\tfirst_seq\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x12\n\nraft_index\x18\x04 \x01(\x04\x12\x0e\n\x06reason\x18\x05 \x03(\r\x12\x0f\n\x07version\x18\x06 \x03(\x04\x12&\n\x04\x66ile\x18\x07 \x03(\x0b\x32\x18.hypercluster.v1.FileAck\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x13\n\x0bleader_hint\x18\t \x01(\t\x12\x16\n\x0eretry_after_ms\x18\n \x01(\r\x12\x0c\n\x04term\x18\x0b \x01(\x04\"0\n\tAcksBatch\x12#\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x15.hypercluster.v1.Acks*\xbd\x05\n\x06Reason\x12\r\n\tREASON_OK\x10\x00\x12\x1e\n\x1aREASON_PRECONDITION_FAILED\x10\x01\x12\x10\n\x0cREASON_ERRNO\x10\x02\x12\x1c\n\x18REASON_UNKNOWN_NAMESPACE\x10\x03\x12\x16\n\x12REASON_BAD_OP_TYPE\x10\x04\x12\x11\n\rREASON_FENCED\x10\x05\x12\x17\n\x13REASON_NO_WORKSPACE\x10\x06\x12\x11\n\rREASON_EXISTS\x10\x07\x12\x10\n\x0cREASON_LIMIT\x10\x08\x12\x13\n\x0fREASON_INTERNAL\x10\t\x12\x1f\n\x1bREASON_IDEMPOTENCY_CONFLICT\x10\x14\x12\x12\n\x0eREASON_UNKNOWN\x10\x15\x12\x14\n\x10REASON_FORBIDDEN\x10\x16\x12\x12\n\x0eREASON_SEQ_GAP\x10(\x12\x19\n\x15REASON_CHUNKS_MISSING\x10)\x12\x19\n\x15REASON_SCHEMA_CHANGED\x10*\x12\x14\n\x10REASON_MALFORMED\x10<\x12\x14\n\x10REASON_TOO_LARGE\x10=\x12\x1a\n\x16REASON_UNAUTHENTICATED\x10>\x12\x15\n\x11REASON_NOT_LEADER\x10?\x12\x14\n\x10REASON_NO_QUORUM\x10@\x12\x15\n\x11REASON_QUEUE_FULL\x10\x41\x12\x17\n\x13REASON_RATE_LIMITED\x10\x42\x12\x14\n\x10REASON_DISK_FULL\x10\x43\x12\x18\n\x14REASON_WRONG_CLUSTER\x10\x44\x12\x1a\n\x16REASON_WRONG_WORKSPACE\x10\x45\x12\x1a\n\x16REASON_HISTORY_CHANGED\x10\x46\x12\x18\n\x14REASON_SHUTTING_DOWN\x10G\x12\x1a\n\x16REASON_OUTCOME_UNKNOWN\x10P2\x95\x01\n\x0e\x43ommandService\x12\x46\n\x06Stream\x12\x1c.hypercluster.v1.SubmitBatch\x1a\x1a.hypercluster.v1.AcksBatch(\x01\x30\x01\x12;\n\x04\x43\x61ll\x12\x17.hypercluster.v1.Submit\x1a\x1a.hypercluster.v1.AcksBatchb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dhypercluster/v1/command.proto\x12\x0fhypercluster.v1\x1a*hypercluster/v1/coordination_command.proto\x1a!hypercluster/v1/hub_command.proto\x1a\x1chypercluster/v1/origin.proto\x1a\'hypercluster/v1/retention_command.proto\x1a\'hypercluster/v1/workspace_command.proto\"\x9d\x01\n\x06Submit\x12\x11\n\tclient_id\x18\x01 \x01(\x0c\x12\x11\n\tfirst_seq\x18\x02 \x01(\x04\x12\r\n\x05\x66loor\x18\x03 \x01(\x04\x12\r\n\x05\x62\x61sis\x18\x04 \x01(\x04\x12\x14\n\x0cworkspace_id\x18\x05 \x01(\x0c\x12\'\n\x06origin\x18\x06 \x01(\x0b\x32\x17.hypercluster.v1.Origin\x12\x10\n\x08\x63ommands\x18\x07 \x03(\x0c\"\x1e\n\x0bSubmitBatch\x12\x0f\n\x07submits\x18\x01 \x03(\x0c\"\x80\x03\n\x07\x43ommand\x12*\n\x03hub\x18\x01 \x01(\x0b\x32\x1b.hypercluster.v1.HubCommandH\x00\x12,\n\x04\x66ile\x18\x02 \x01(\x0b\x32\x1c.hypercluster.v1.FileCommandH\x00\x12.\n\tchunk_put\x18\x03 \x01(\x0b\x32\x19.hypercluster.v1.ChunkPutH\x00\x12<\n\x10workspace_create\x18\x04 \x01(\x0b\x32 .hypercluster.v1.WorkspaceCreateH\x00\x12:\n\x0bmaintenance\x18\x05 \x01(\x0b\x32#.hypercluster.v1.MaintenanceCommandH\x00\x12<\n\x0c\x63oordination\x18\x06 \x01(\x0b\x32$.hypercluster.v1.CoordinationCommandH\x00\x12+\n\x07\x61\x62\x61ndon\x18\x07 \x01(\x0b\x32\x18.hypercluster.v1.AbandonH\x00\x42\x06\n\x04kind\"\x89\x04\n\x12MaintenanceCommand\x12\x32\n\x0b\x66orget_lane\x18\x01 \x01(\x0b\x32\x1b.hypercluster.v1.ForgetLaneH\x00\x12\x43\n\x14raise_versions_floor\x18\x02 \x01(\x0b\x32#.hypercluster.v1.RaiseVersionsFloorH\x00\x12\x30\n\ntrim_oplog\x18\x03 \x01(\x0b\x32\x1a.hypercluster.v1.TrimOplogH\x00\x12\x30\n\nlock_steps\x18\x04 \x01(\x0b\x32\x1a.hypercluster.v1.LockStepsH\x00\x12?\n\x12open_lease_changes\x18\x05 \x01(\x0b\x32!.hypercluster.v1.OpenLeaseChangesH\x00\x12%\n\x04reap\x18\x06 \x01(\x0b\x32\x15.hypercluster.v1.ReapH\x00\x12\x36\n\rsnapshot_mark\x18\x07 \x01(\x0b\x32\x1d.hypercluster.v1.SnapshotMarkH\x00\x12\x36\n\rsnapshot_drop\x18\x08 \x01(\x0b\x32\x1d.hypercluster.v1.SnapshotDropH\x00\x12\x36\n\rchunk_collect\x18\t \x01(\x0b\x32\x1d.hypercluster.v1.ChunkCollectH\x00\x42\x06\n\x04kind\"1\n\nForgetLane\x12\x11\n\tclient_id\x18\x01 \x01(\x0c\x12\x10\n\x08last_seq\x18\x02 \x01(\x04\")\n\x12RaiseVersionsFloor\x12\x13\n\x0b\x66loor_index\x18\x01 \x01(\x04\":\n\tTrimOplog\x12\x14\n\x0cworkspace_id\x18\x01 \x01(\x0c\x12\x17\n\x0f\x62\x65low_log_index\x18\x02 \x01(\x04\"\xe4\x01\n\x04\x41\x63ks\x12\x11\n\tclient_id\x18\x01 \x01(\x0c\x12\x11\n\tfirst_seq\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x12\n\nraft_index\x18\x04 \x01(\x04\x12\x0e\n\x06reason\x18\x05 \x03(\r\x12\x0f\n\x07version\x18\x06 \x03(\x04\x12&\n\x04\x66ile\x18\x07 \x03(\x0b\x32\x18.hypercluster.v1.FileAck\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x13\n\x0bleader_hint\x18\t \x01(\t\x12\x16\n\x0eretry_after_ms\x18\n \x01(\r\x12\x0c\n\x04term\x18\x0b \x01(\x04\"0\n\tAcksBatch\x12#\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x15.hypercluster.v1.Acks*\x8b\x06\n\x06Reason\x12\r\n\tREASON_OK\x10\x00\x12\x1e\n\x1aREASON_PRECONDITION_FAILED\x10\x01\x12\x10\n\x0cREASON_ERRNO\x10\x02\x12\x1c\n\x18REASON_UNKNOWN_NAMESPACE\x10\x03\x12\x16\n\x12REASON_BAD_OP_TYPE\x10\x04\x12\x11\n\rREASON_FENCED\x10\x05\x12\x17\n\x13REASON_NO_WORKSPACE\x10\x06\x12\x11\n\rREASON_EXISTS\x10\x07\x12\x10\n\x0cREASON_LIMIT\x10\x08\x12\x13\n\x0fREASON_INTERNAL\x10\t\x12\x1d\n\x19REASON_LOCK_HELD_EXPIRING\x10\n\x12\x1f\n\x1bREASON_IDEMPOTENCY_CONFLICT\x10\x14\x12\x12\n\x0eREASON_UNKNOWN\x10\x15\x12\x14\n\x10REASON_FORBIDDEN\x10\x16\x12\x14\n\x10REASON_ABANDONED\x10\x17\x12\x12\n\x0eREASON_SEQ_GAP\x10(\x12\x19\n\x15REASON_CHUNKS_MISSING\x10)\x12\x19\n\x15REASON_SCHEMA_CHANGED\x10*\x12\x14\n\x10REASON_MALFORMED\x10<\x12\x14\n\x10REASON_TOO_LARGE\x10=\x12\x1a\n\x16REASON_UNAUTHENTICATED\x10>\x12\x15\n\x11REASON_NOT_LEADER\x10?\x12\x14\n\x10REASON_NO_QUORUM\x10@\x12\x15\n\x11REASON_QUEUE_FULL\x10\x41\x12\x17\n\x13REASON_RATE_LIMITED\x10\x42\x12\x14\n\x10REASON_DISK_FULL\x10\x43\x12\x18\n\x14REASON_WRONG_CLUSTER\x10\x44\x12\x1a\n\x16REASON_WRONG_WORKSPACE\x10\x45\x12\x1a\n\x16REASON_HISTORY_CHANGED\x10\x46\x12\x18\n\x14REASON_SHUTTING_DOWN\x10G\x12\x17\n\x13REASON_HOLDER_ALIVE\x10H\x12\x1a\n\x16REASON_OUTCOME_UNKNOWN\x10P2\x95\x01\n\x0e\x43ommandService\x12\x46\n\x06Stream\x12\x1c.hypercluster.v1.SubmitBatch\x1a\x1a.hypercluster.v1.AcksBatch(\x01\x30\x01\x12;\n\x04\x43\x61ll\x12\x17.hypercluster.v1.Submit\x1a\x1a.hypercluster.v1.AcksBatchb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hypercluster.pb.v1.command_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REASON']._serialized_start=1266
-  _globals['_REASON']._serialized_end=1967
-  _globals['_SUBMIT']._serialized_start=157
-  _globals['_SUBMIT']._serialized_end=314
-  _globals['_SUBMITBATCH']._serialized_start=316
-  _globals['_SUBMITBATCH']._serialized_end=346
-  _globals['_COMMAND']._serialized_start=349
-  _globals['_COMMAND']._serialized_end=626
-  _globals['_MAINTENANCECOMMAND']._serialized_start=629
-  _globals['_MAINTENANCECOMMAND']._serialized_end=828
-  _globals['_FORGETLANE']._serialized_start=830
-  _globals['_FORGETLANE']._serialized_end=879
-  _globals['_RAISEVERSIONSFLOOR']._serialized_start=881
-  _globals['_RAISEVERSIONSFLOOR']._serialized_end=922
-  _globals['_TRIMOPLOG']._serialized_start=924
-  _globals['_TRIMOPLOG']._serialized_end=982
-  _globals['_ACKS']._serialized_start=985
-  _globals['_ACKS']._serialized_end=1213
-  _globals['_ACKSBATCH']._serialized_start=1215
-  _globals['_ACKSBATCH']._serialized_end=1263
-  _globals['_COMMANDSERVICE']._serialized_start=1970
-  _globals['_COMMANDSERVICE']._serialized_end=2119
+  _globals['_REASON']._serialized_start=1780
+  _globals['_REASON']._serialized_end=2559
+  _globals['_SUBMIT']._serialized_start=242
+  _globals['_SUBMIT']._serialized_end=399
+  _globals['_SUBMITBATCH']._serialized_start=401
+  _globals['_SUBMITBATCH']._serialized_end=431
+  _globals['_COMMAND']._serialized_start=434
+  _globals['_COMMAND']._serialized_end=818
+  _globals['_MAINTENANCECOMMAND']._serialized_start=821
+  _globals['_MAINTENANCECOMMAND']._serialized_end=1342
+  _globals['_FORGETLANE']._serialized_start=1344
+  _globals['_FORGETLANE']._serialized_end=1393
+  _globals['_RAISEVERSIONSFLOOR']._serialized_start=1395
+  _globals['_RAISEVERSIONSFLOOR']._serialized_end=1436
+  _globals['_TRIMOPLOG']._serialized_start=1438
+  _globals['_TRIMOPLOG']._serialized_end=1496
+  _globals['_ACKS']._serialized_start=1499
+  _globals['_ACKS']._serialized_end=1727
+  _globals['_ACKSBATCH']._serialized_start=1729
+  _globals['_ACKSBATCH']._serialized_end=1777
+  _globals['_COMMANDSERVICE']._serialized_start=2562
+  _globals['_COMMANDSERVICE']._serialized_end=2711
 # @@protoc_insertion_point(module_scope)

@@ -1,5 +1,7 @@
+from hypercluster.pb.v1 import coordination_command_pb2 as _coordination_command_pb2
 from hypercluster.pb.v1 import hub_command_pb2 as _hub_command_pb2
 from hypercluster.pb.v1 import origin_pb2 as _origin_pb2
+from hypercluster.pb.v1 import retention_command_pb2 as _retention_command_pb2
 from hypercluster.pb.v1 import workspace_command_pb2 as _workspace_command_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -22,9 +24,11 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_EXISTS: _ClassVar[Reason]
     REASON_LIMIT: _ClassVar[Reason]
     REASON_INTERNAL: _ClassVar[Reason]
+    REASON_LOCK_HELD_EXPIRING: _ClassVar[Reason]
     REASON_IDEMPOTENCY_CONFLICT: _ClassVar[Reason]
     REASON_UNKNOWN: _ClassVar[Reason]
     REASON_FORBIDDEN: _ClassVar[Reason]
+    REASON_ABANDONED: _ClassVar[Reason]
     REASON_SEQ_GAP: _ClassVar[Reason]
     REASON_CHUNKS_MISSING: _ClassVar[Reason]
     REASON_SCHEMA_CHANGED: _ClassVar[Reason]
@@ -40,6 +44,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_WRONG_WORKSPACE: _ClassVar[Reason]
     REASON_HISTORY_CHANGED: _ClassVar[Reason]
     REASON_SHUTTING_DOWN: _ClassVar[Reason]
+    REASON_HOLDER_ALIVE: _ClassVar[Reason]
     REASON_OUTCOME_UNKNOWN: _ClassVar[Reason]
 REASON_OK: Reason
 REASON_PRECONDITION_FAILED: Reason
@@ -51,9 +56,11 @@ REASON_NO_WORKSPACE: Reason
 REASON_EXISTS: Reason
 REASON_LIMIT: Reason
 REASON_INTERNAL: Reason
+REASON_LOCK_HELD_EXPIRING: Reason
 REASON_IDEMPOTENCY_CONFLICT: Reason
 REASON_UNKNOWN: Reason
 REASON_FORBIDDEN: Reason
+REASON_ABANDONED: Reason
 REASON_SEQ_GAP: Reason
 REASON_CHUNKS_MISSING: Reason
 REASON_SCHEMA_CHANGED: Reason
@@ -69,6 +76,7 @@ REASON_WRONG_CLUSTER: Reason
 REASON_WRONG_WORKSPACE: Reason
 REASON_HISTORY_CHANGED: Reason
 REASON_SHUTTING_DOWN: Reason
+REASON_HOLDER_ALIVE: Reason
 REASON_OUTCOME_UNKNOWN: Reason
 
 class Submit(_message.Message):
@@ -96,28 +104,44 @@ class SubmitBatch(_message.Message):
     def __init__(self, submits: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Command(_message.Message):
-    __slots__ = ("hub", "file", "chunk_put", "workspace_create", "maintenance")
+    __slots__ = ("hub", "file", "chunk_put", "workspace_create", "maintenance", "coordination", "abandon")
     HUB_FIELD_NUMBER: _ClassVar[int]
     FILE_FIELD_NUMBER: _ClassVar[int]
     CHUNK_PUT_FIELD_NUMBER: _ClassVar[int]
     WORKSPACE_CREATE_FIELD_NUMBER: _ClassVar[int]
     MAINTENANCE_FIELD_NUMBER: _ClassVar[int]
+    COORDINATION_FIELD_NUMBER: _ClassVar[int]
+    ABANDON_FIELD_NUMBER: _ClassVar[int]
     hub: _hub_command_pb2.HubCommand
     file: _workspace_command_pb2.FileCommand
     chunk_put: _workspace_command_pb2.ChunkPut
     workspace_create: _workspace_command_pb2.WorkspaceCreate
     maintenance: MaintenanceCommand
-    def __init__(self, hub: _Optional[_Union[_hub_command_pb2.HubCommand, _Mapping]] = ..., file: _Optional[_Union[_workspace_command_pb2.FileCommand, _Mapping]] = ..., chunk_put: _Optional[_Union[_workspace_command_pb2.ChunkPut, _Mapping]] = ..., workspace_create: _Optional[_Union[_workspace_command_pb2.WorkspaceCreate, _Mapping]] = ..., maintenance: _Optional[_Union[MaintenanceCommand, _Mapping]] = ...) -> None: ...
+    coordination: _coordination_command_pb2.CoordinationCommand
+    abandon: _coordination_command_pb2.Abandon
+    def __init__(self, hub: _Optional[_Union[_hub_command_pb2.HubCommand, _Mapping]] = ..., file: _Optional[_Union[_workspace_command_pb2.FileCommand, _Mapping]] = ..., chunk_put: _Optional[_Union[_workspace_command_pb2.ChunkPut, _Mapping]] = ..., workspace_create: _Optional[_Union[_workspace_command_pb2.WorkspaceCreate, _Mapping]] = ..., maintenance: _Optional[_Union[MaintenanceCommand, _Mapping]] = ..., coordination: _Optional[_Union[_coordination_command_pb2.CoordinationCommand, _Mapping]] = ..., abandon: _Optional[_Union[_coordination_command_pb2.Abandon, _Mapping]] = ...) -> None: ...
 
 class MaintenanceCommand(_message.Message):
-    __slots__ = ("forget_lane", "raise_versions_floor", "trim_oplog")
+    __slots__ = ("forget_lane", "raise_versions_floor", "trim_oplog", "lock_steps", "open_lease_changes", "reap", "snapshot_mark", "snapshot_drop", "chunk_collect")
     FORGET_LANE_FIELD_NUMBER: _ClassVar[int]
     RAISE_VERSIONS_FLOOR_FIELD_NUMBER: _ClassVar[int]
     TRIM_OPLOG_FIELD_NUMBER: _ClassVar[int]
+    LOCK_STEPS_FIELD_NUMBER: _ClassVar[int]
+    OPEN_LEASE_CHANGES_FIELD_NUMBER: _ClassVar[int]
+    REAP_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_MARK_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_DROP_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_COLLECT_FIELD_NUMBER: _ClassVar[int]
     forget_lane: ForgetLane
     raise_versions_floor: RaiseVersionsFloor
     trim_oplog: TrimOplog
-    def __init__(self, forget_lane: _Optional[_Union[ForgetLane, _Mapping]] = ..., raise_versions_floor: _Optional[_Union[RaiseVersionsFloor, _Mapping]] = ..., trim_oplog: _Optional[_Union[TrimOplog, _Mapping]] = ...) -> None: ...
+    lock_steps: _coordination_command_pb2.LockSteps
+    open_lease_changes: _coordination_command_pb2.OpenLeaseChanges
+    reap: _coordination_command_pb2.Reap
+    snapshot_mark: _retention_command_pb2.SnapshotMark
+    snapshot_drop: _retention_command_pb2.SnapshotDrop
+    chunk_collect: _retention_command_pb2.ChunkCollect
+    def __init__(self, forget_lane: _Optional[_Union[ForgetLane, _Mapping]] = ..., raise_versions_floor: _Optional[_Union[RaiseVersionsFloor, _Mapping]] = ..., trim_oplog: _Optional[_Union[TrimOplog, _Mapping]] = ..., lock_steps: _Optional[_Union[_coordination_command_pb2.LockSteps, _Mapping]] = ..., open_lease_changes: _Optional[_Union[_coordination_command_pb2.OpenLeaseChanges, _Mapping]] = ..., reap: _Optional[_Union[_coordination_command_pb2.Reap, _Mapping]] = ..., snapshot_mark: _Optional[_Union[_retention_command_pb2.SnapshotMark, _Mapping]] = ..., snapshot_drop: _Optional[_Union[_retention_command_pb2.SnapshotDrop, _Mapping]] = ..., chunk_collect: _Optional[_Union[_retention_command_pb2.ChunkCollect, _Mapping]] = ...) -> None: ...
 
 class ForgetLane(_message.Message):
     __slots__ = ("client_id", "last_seq")

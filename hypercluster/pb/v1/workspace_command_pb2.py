@@ -22,62 +22,63 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from hypercluster.pb.v1 import coordination_command_pb2 as hypercluster_dot_v1_dot_coordination__command__pb2
 from hypercluster.pb.v1 import origin_pb2 as hypercluster_dot_v1_dot_origin__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'hypercluster/v1/workspace_command.proto\x12\x0fhypercluster.v1\x1a\x1chypercluster/v1/origin.proto\"G\n\x0fWorkspaceCreate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\r\x12\x0b\n\x03gid\x18\x03 \x01(\r\x12\x0c\n\x04mode\x18\x04 \x01(\r\")\n\x08\x43hunkPut\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\"\xe0\x05\n\x0b\x46ileCommand\x12)\n\x06\x63reate\x18\x01 \x01(\x0b\x32\x17.hypercluster.v1.CreateH\x00\x12\'\n\x05mkdir\x18\x02 \x01(\x0b\x32\x16.hypercluster.v1.MkdirH\x00\x12+\n\x07symlink\x18\x03 \x01(\x0b\x32\x18.hypercluster.v1.SymlinkH\x00\x12%\n\x04link\x18\x04 \x01(\x0b\x32\x15.hypercluster.v1.LinkH\x00\x12)\n\x06unlink\x18\x05 \x01(\x0b\x32\x17.hypercluster.v1.UnlinkH\x00\x12\'\n\x05rmdir\x18\x06 \x01(\x0b\x32\x16.hypercluster.v1.RmdirH\x00\x12)\n\x06rename\x18\x07 \x01(\x0b\x32\x17.hypercluster.v1.RenameH\x00\x12\'\n\x05write\x18\x08 \x01(\x0b\x32\x16.hypercluster.v1.WriteH\x00\x12-\n\x08truncate\x18\t \x01(\x0b\x32\x19.hypercluster.v1.TruncateH\x00\x12\'\n\x05\x63hmod\x18\n \x01(\x0b\x32\x16.hypercluster.v1.ChmodH\x00\x12\'\n\x05\x63hown\x18\x0b \x01(\x0b\x32\x16.hypercluster.v1.ChownH\x00\x12+\n\x07utimens\x18\x0c \x01(\x0b\x32\x18.hypercluster.v1.UtimensH\x00\x12.\n\tset_xattr\x18\r \x01(\x0b\x32\x19.hypercluster.v1.SetXattrH\x00\x12\x34\n\x0cremove_xattr\x18\x0e \x01(\x0b\x32\x1c.hypercluster.v1.RemoveXattrH\x00\x12%\n\x04sync\x18\x0f \x01(\x0b\x32\x15.hypercluster.v1.SyncH\x00\x12\x17\n\nbase_index\x18\x1e \x01(\x04H\x01\x88\x01\x01\x12\x10\n\x03uid\x18\x1f \x01(\rH\x02\x88\x01\x01\x42\x04\n\x02opB\r\n\x0b_base_indexB\x06\n\x04_uid\"(\n\x05Place\x12\x11\n\tdirectory\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\x0c\"P\n\x06\x43reate\x12%\n\x05place\x18\x01 \x01(\x0b\x32\x16.hypercluster.v1.Place\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x11\n\texclusive\x18\x03 \x01(\x08\"<\n\x05Mkdir\x12%\n\x05place\x18\x01 \x01(\x0b\x32\x16.hypercluster.v1.Place\x12\x0c\n\x04mode\x18\x02 \x01(\r\"@\n\x07Symlink\x12%\n\x05place\x18\x01 \x01(\x0b\x32\x16.hypercluster.v1.Place\x12\x0e\n\x06target\x18\x02 \x01(\x0c\"?\n\x04Link\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12%\n\x05place\x18\x02 \x01(\x0b\x32\x16.hypercluster.v1.Place\"/\n\x06Unlink\x12%\n\x05place\x18\x01 \x01(\x0b\x32\x16.hypercluster.v1.Place\".\n\x05Rmdir\x12%\n\x05place\x18\x01 \x01(\x0b\x32\x16.hypercluster.v1.Place\"l\n\x06Rename\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.hypercluster.v1.Place\x12&\n\x06target\x18\x02 \x01(\x0b\x32\x16.hypercluster.v1.Place\x12\x12\n\nno_replace\x18\x03 \x01(\x08\"v\n\x05Write\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06\x61ppend\x18\x03 \x01(\x08\x12\x0e\n\x06inline\x18\x04 \x01(\x0c\x12+\n\x06pieces\x18\x05 \x03(\x0b\x32\x1b.hypercluster.v1.ChunkPiece\"@\n\nChunkPiece\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63hunk_offset\x18\x02 \x01(\r\x12\x0e\n\x06length\x18\x03 \x01(\r\"*\n\x08Truncate\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\'\n\x05\x43hmod\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x0c\n\x04mode\x18\x02 \x01(\r\"3\n\x05\x43hown\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x0b\n\x03uid\x18\x02 \x01(\r\x12\x0b\n\x03gid\x18\x03 \x01(\r\"?\n\x07Utimens\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x15\n\x08mtime_ns\x18\x02 \x01(\x10H\x00\x88\x01\x01\x42\x0b\n\t_mtime_ns\"c\n\x08SetXattr\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\x12(\n\x04\x66lag\x18\x04 \x01(\x0e\x32\x1a.hypercluster.v1.XattrFlag\"-\n\x0bRemoveXattr\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\x0c\"+\n\x04Sync\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x11\n\tdata_only\x18\x02 \x01(\x08\"\xc7\x01\n\x07\x46ileAck\x12\r\n\x05\x65rrno\x18\x01 \x01(\r\x12\x11\n\tlog_index\x18\x02 \x01(\x04\x12\x17\n\x0f\x63ommitted_at_ns\x18\x03 \x01(\x06\x12\x0c\n\x04root\x18\x04 \x01(\x0c\x12\x10\n\x08inode_id\x18\x05 \x01(\x0c\x12\x10\n\x08inode_no\x18\x06 \x01(\x06\x12\x16\n\x0e\x61pplied_offset\x18\x07 \x01(\x04\x12\x15\n\rpresent_index\x18\x08 \x01(\x04\x12\x0f\n\x07missing\x18\t \x03(\x0c\x12\x0f\n\x07\x65xisted\x18\n \x01(\x08\"\x95\x02\n\tLogRecord\x12\x11\n\tlog_index\x18\x01 \x01(\x04\x12\r\n\x05op_id\x18\x02 \x01(\x0c\x12\x17\n\x0f\x63ommitted_at_ns\x18\x03 \x01(\x06\x12\x11\n\tclient_id\x18\x04 \x01(\x0c\x12\x12\n\nclient_seq\x18\x05 \x01(\x04\x12\x0e\n\x06worker\x18\x06 \x01(\t\x12\'\n\x06origin\x18\x07 \x01(\x0b\x32\x17.hypercluster.v1.Origin\x12\x0f\n\x07\x63ommand\x18\x08 \x01(\x0c\x12\x0c\n\x04root\x18\t \x01(\x0c\x12\x10\n\x08inode_id\x18\n \x01(\x0c\x12\x10\n\x08inode_no\x18\x0b \x01(\x06\x12\x16\n\x0e\x61pplied_offset\x18\x0c \x01(\x04\x12\x12\n\nraft_index\x18\r \x01(\x04\"7\n\x08LogBatch\x12+\n\x07records\x18\x01 \x03(\x0b\x32\x1a.hypercluster.v1.LogRecord*N\n\tXattrFlag\x12\x12\n\x0eXATTR_FLAG_ANY\x10\x00\x12\x15\n\x11XATTR_FLAG_CREATE\x10\x01\x12\x16\n\x12XATTR_FLAG_REPLACE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'hypercluster/v1/workspace_command.proto\x12\x0fhypercluster.v1\x1a*hypercluster/v1/coordination_command.proto\x1a\x1chypercluster/v1/origin.proto\"G\n\x0fWorkspaceCreate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\r\x12\x0b\n\x03gid\x18\x03 \x01(\r\x12\x0c\n\x04mode\x18\x04 \x01(\r\")\n\x08\x43hunkPut\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\"\xa1\x06\n\x0b\x46ileCommand\x12)\n\x06\x63reate\x18\x01 \x01(\x0b\x32\x17.hypercluster.v1.CreateH\x00\x12\'\n\x05mkdir\x18\x02 \x01(\x0b\x32\x16.hypercluster.v1.MkdirH\x00\x12+\n\x07symlink\x18\x03 \x01(\x0b\x32\x18.hypercluster.v1.SymlinkH\x00\x12%\n\x04link\x18\x04 \x01(\x0b\x32\x15.hypercluster.v1.LinkH\x00\x12)\n\x06unlink\x18\x05 \x01(\x0b\x32\x17.hypercluster.v1.UnlinkH\x00\x12\'\n\x05rmdir\x18\x06 \x01(\x0b\x32\x16.hypercluster.v1.RmdirH\x00\x12)\n\x06rename\x18\x07 \x01(\x0b\x32\x17.hypercluster.v1.RenameH\x00\x12\'\n\x05write\x18\x08 \x01(\x0b\x32\x16.hypercluster.v1.WriteH\x00\x12-\n\x08truncate\x18\t \x01(\x0b\x32\x19.hypercluster.v1.TruncateH\x00\x12\'\n\x05\x63hmod\x18\n \x01(\x0b\x32\x16.hypercluster.v1.ChmodH\x00\x12\'\n\x05\x63hown\x18\x0b \x01(\x0b\x32\x16.hypercluster.v1.ChownH\x00\x12+\n\x07utimens\x18\x0c \x01(\x0b\x32\x18.hypercluster.v1.UtimensH\x00\x12.\n\tset_xattr\x18\r \x01(\x0b\x32\x19.hypercluster.v1.SetXattrH\x00\x12\x34\n\x0cremove_xattr\x18\x0e \x01(\x0b\x32\x1c.hypercluster.v1.RemoveXattrH\x00\x12%\n\x04sync\x18\x0f \x01(\x0b\x32\x15.hypercluster.v1.SyncH\x00\x12\x17\n\nbase_index\x18\x1e \x01(\x04H\x01\x88\x01\x01\x12\x10\n\x03uid\x18\x1f \x01(\rH\x02\x88\x01\x01\x12&\n\x06guards\x18  \x03(\x0b\x32\x16.hypercluster.v1.Guard\x12\x17\n\x0freservation_ids\x18! \x03(\x06\x42\x04\n\x02opB\r\n\x0b_base_indexB\x06\n\x04_uid\"(\n\x05Place\x12\x11\n\tdirectory\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\x0c\"P\n\x06\x43reate\x12%\n\x05place\x18\x01 \x01(\x0b\x32\x16.hypercluster.v1.Place\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x11\n\texclusive\x18\x03 \x01(\x08\"<\n\x05Mkdir\x12%\n\x05place\x18\x01 \x01(\x0b\x32\x16.hypercluster.v1.Place\x12\x0c\n\x04mode\x18\x02 \x01(\r\"@\n\x07Symlink\x12%\n\x05place\x18\x01 \x01(\x0b\x32\x16.hypercluster.v1.Place\x12\x0e\n\x06target\x18\x02 \x01(\x0c\"?\n\x04Link\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12%\n\x05place\x18\x02 \x01(\x0b\x32\x16.hypercluster.v1.Place\"/\n\x06Unlink\x12%\n\x05place\x18\x01 \x01(\x0b\x32\x16.hypercluster.v1.Place\".\n\x05Rmdir\x12%\n\x05place\x18\x01 \x01(\x0b\x32\x16.hypercluster.v1.Place\"l\n\x06Rename\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.hypercluster.v1.Place\x12&\n\x06target\x18\x02 \x01(\x0b\x32\x16.hypercluster.v1.Place\x12\x12\n\nno_replace\x18\x03 \x01(\x08\"v\n\x05Write\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06\x61ppend\x18\x03 \x01(\x08\x12\x0e\n\x06inline\x18\x04 \x01(\x0c\x12+\n\x06pieces\x18\x05 \x03(\x0b\x32\x1b.hypercluster.v1.ChunkPiece\"@\n\nChunkPiece\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63hunk_offset\x18\x02 \x01(\r\x12\x0e\n\x06length\x18\x03 \x01(\r\"*\n\x08Truncate\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\'\n\x05\x43hmod\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x0c\n\x04mode\x18\x02 \x01(\r\"3\n\x05\x43hown\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x0b\n\x03uid\x18\x02 \x01(\r\x12\x0b\n\x03gid\x18\x03 \x01(\r\"?\n\x07Utimens\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x15\n\x08mtime_ns\x18\x02 \x01(\x10H\x00\x88\x01\x01\x42\x0b\n\t_mtime_ns\"c\n\x08SetXattr\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\x12(\n\x04\x66lag\x18\x04 \x01(\x0e\x32\x1a.hypercluster.v1.XattrFlag\"-\n\x0bRemoveXattr\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\x0c\"+\n\x04Sync\x12\x10\n\x08inode_id\x18\x01 \x01(\x0c\x12\x11\n\tdata_only\x18\x02 \x01(\x08\"\x98\x02\n\x07\x46ileAck\x12\r\n\x05\x65rrno\x18\x01 \x01(\r\x12\x11\n\tlog_index\x18\x02 \x01(\x04\x12\x17\n\x0f\x63ommitted_at_ns\x18\x03 \x01(\x06\x12\x0c\n\x04root\x18\x04 \x01(\x0c\x12\x10\n\x08inode_id\x18\x05 \x01(\x0c\x12\x10\n\x08inode_no\x18\x06 \x01(\x06\x12\x16\n\x0e\x61pplied_offset\x18\x07 \x01(\x04\x12\x15\n\rpresent_index\x18\x08 \x01(\x04\x12\x0f\n\x07missing\x18\t \x03(\x0c\x12\x0f\n\x07\x65xisted\x18\n \x01(\x08\x12&\n\x04lock\x18\x0b \x01(\x0b\x32\x18.hypercluster.v1.LockAck\x12\'\n\x06hazard\x18\x0c \x01(\x0b\x32\x17.hypercluster.v1.Hazard\"\xbe\x02\n\tLogRecord\x12\x11\n\tlog_index\x18\x01 \x01(\x04\x12\r\n\x05op_id\x18\x02 \x01(\x0c\x12\x17\n\x0f\x63ommitted_at_ns\x18\x03 \x01(\x06\x12\x11\n\tclient_id\x18\x04 \x01(\x0c\x12\x12\n\nclient_seq\x18\x05 \x01(\x04\x12\x0e\n\x06worker\x18\x06 \x01(\t\x12\'\n\x06origin\x18\x07 \x01(\x0b\x32\x17.hypercluster.v1.Origin\x12\x0f\n\x07\x63ommand\x18\x08 \x01(\x0c\x12\x0c\n\x04root\x18\t \x01(\x0c\x12\x10\n\x08inode_id\x18\n \x01(\x0c\x12\x10\n\x08inode_no\x18\x0b \x01(\x06\x12\x16\n\x0e\x61pplied_offset\x18\x0c \x01(\x04\x12\x12\n\nraft_index\x18\r \x01(\x04\x12\'\n\x06hazard\x18\x0e \x01(\x0b\x32\x17.hypercluster.v1.Hazard\"7\n\x08LogBatch\x12+\n\x07records\x18\x01 \x03(\x0b\x32\x1a.hypercluster.v1.LogRecord*N\n\tXattrFlag\x12\x12\n\x0eXATTR_FLAG_ANY\x10\x00\x12\x15\n\x11XATTR_FLAG_CREATE\x10\x01\x12\x16\n\x12XATTR_FLAG_REPLACE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hypercluster.pb.v1.workspace_command_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_XATTRFLAG']._serialized_start=2590
-  _globals['_XATTRFLAG']._serialized_end=2668
-  _globals['_WORKSPACECREATE']._serialized_start=90
-  _globals['_WORKSPACECREATE']._serialized_end=161
-  _globals['_CHUNKPUT']._serialized_start=163
-  _globals['_CHUNKPUT']._serialized_end=204
-  _globals['_FILECOMMAND']._serialized_start=207
-  _globals['_FILECOMMAND']._serialized_end=943
-  _globals['_PLACE']._serialized_start=945
-  _globals['_PLACE']._serialized_end=985
-  _globals['_CREATE']._serialized_start=987
-  _globals['_CREATE']._serialized_end=1067
-  _globals['_MKDIR']._serialized_start=1069
-  _globals['_MKDIR']._serialized_end=1129
-  _globals['_SYMLINK']._serialized_start=1131
-  _globals['_SYMLINK']._serialized_end=1195
-  _globals['_LINK']._serialized_start=1197
-  _globals['_LINK']._serialized_end=1260
-  _globals['_UNLINK']._serialized_start=1262
-  _globals['_UNLINK']._serialized_end=1309
-  _globals['_RMDIR']._serialized_start=1311
-  _globals['_RMDIR']._serialized_end=1357
-  _globals['_RENAME']._serialized_start=1359
-  _globals['_RENAME']._serialized_end=1467
-  _globals['_WRITE']._serialized_start=1469
-  _globals['_WRITE']._serialized_end=1587
-  _globals['_CHUNKPIECE']._serialized_start=1589
-  _globals['_CHUNKPIECE']._serialized_end=1653
-  _globals['_TRUNCATE']._serialized_start=1655
-  _globals['_TRUNCATE']._serialized_end=1697
-  _globals['_CHMOD']._serialized_start=1699
-  _globals['_CHMOD']._serialized_end=1738
-  _globals['_CHOWN']._serialized_start=1740
-  _globals['_CHOWN']._serialized_end=1791
-  _globals['_UTIMENS']._serialized_start=1793
-  _globals['_UTIMENS']._serialized_end=1856
-  _globals['_SETXATTR']._serialized_start=1858
-  _globals['_SETXATTR']._serialized_end=1957
-  _globals['_REMOVEXATTR']._serialized_start=1959
-  _globals['_REMOVEXATTR']._serialized_end=2004
-  _globals['_SYNC']._serialized_start=2006
-  _globals['_SYNC']._serialized_end=2049
-  _globals['_FILEACK']._serialized_start=2052
-  _globals['_FILEACK']._serialized_end=2251
-  _globals['_LOGRECORD']._serialized_start=2254
-  _globals['_LOGRECORD']._serialized_end=2531
-  _globals['_LOGBATCH']._serialized_start=2533
-  _globals['_LOGBATCH']._serialized_end=2588
+  _globals['_XATTRFLAG']._serialized_start=2821
+  _globals['_XATTRFLAG']._serialized_end=2899
+  _globals['_WORKSPACECREATE']._serialized_start=134
+  _globals['_WORKSPACECREATE']._serialized_end=205
+  _globals['_CHUNKPUT']._serialized_start=207
+  _globals['_CHUNKPUT']._serialized_end=248
+  _globals['_FILECOMMAND']._serialized_start=251
+  _globals['_FILECOMMAND']._serialized_end=1052
+  _globals['_PLACE']._serialized_start=1054
+  _globals['_PLACE']._serialized_end=1094
+  _globals['_CREATE']._serialized_start=1096
+  _globals['_CREATE']._serialized_end=1176
+  _globals['_MKDIR']._serialized_start=1178
+  _globals['_MKDIR']._serialized_end=1238
+  _globals['_SYMLINK']._serialized_start=1240
+  _globals['_SYMLINK']._serialized_end=1304
+  _globals['_LINK']._serialized_start=1306
+  _globals['_LINK']._serialized_end=1369
+  _globals['_UNLINK']._serialized_start=1371
+  _globals['_UNLINK']._serialized_end=1418
+  _globals['_RMDIR']._serialized_start=1420
+  _globals['_RMDIR']._serialized_end=1466
+  _globals['_RENAME']._serialized_start=1468
+  _globals['_RENAME']._serialized_end=1576
+  _globals['_WRITE']._serialized_start=1578
+  _globals['_WRITE']._serialized_end=1696
+  _globals['_CHUNKPIECE']._serialized_start=1698
+  _globals['_CHUNKPIECE']._serialized_end=1762
+  _globals['_TRUNCATE']._serialized_start=1764
+  _globals['_TRUNCATE']._serialized_end=1806
+  _globals['_CHMOD']._serialized_start=1808
+  _globals['_CHMOD']._serialized_end=1847
+  _globals['_CHOWN']._serialized_start=1849
+  _globals['_CHOWN']._serialized_end=1900
+  _globals['_UTIMENS']._serialized_start=1902
+  _globals['_UTIMENS']._serialized_end=1965
+  _globals['_SETXATTR']._serialized_start=1967
+  _globals['_SETXATTR']._serialized_end=2066
+  _globals['_REMOVEXATTR']._serialized_start=2068
+  _globals['_REMOVEXATTR']._serialized_end=2113
+  _globals['_SYNC']._serialized_start=2115
+  _globals['_SYNC']._serialized_end=2158
+  _globals['_FILEACK']._serialized_start=2161
+  _globals['_FILEACK']._serialized_end=2441
+  _globals['_LOGRECORD']._serialized_start=2444
+  _globals['_LOGRECORD']._serialized_end=2762
+  _globals['_LOGBATCH']._serialized_start=2764
+  _globals['_LOGBATCH']._serialized_end=2819
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from hypercluster.pb.v1 import coordination_command_pb2 as _coordination_command_pb2
 from hypercluster.pb.v1 import origin_pb2 as _origin_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -38,7 +39,7 @@ class ChunkPut(_message.Message):
     def __init__(self, hash: _Optional[bytes] = ..., content: _Optional[bytes] = ...) -> None: ...
 
 class FileCommand(_message.Message):
-    __slots__ = ("create", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "write", "truncate", "chmod", "chown", "utimens", "set_xattr", "remove_xattr", "sync", "base_index", "uid")
+    __slots__ = ("create", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "write", "truncate", "chmod", "chown", "utimens", "set_xattr", "remove_xattr", "sync", "base_index", "uid", "guards", "reservation_ids")
     CREATE_FIELD_NUMBER: _ClassVar[int]
     MKDIR_FIELD_NUMBER: _ClassVar[int]
     SYMLINK_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +57,8 @@ class FileCommand(_message.Message):
     SYNC_FIELD_NUMBER: _ClassVar[int]
     BASE_INDEX_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
+    GUARDS_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_IDS_FIELD_NUMBER: _ClassVar[int]
     create: Create
     mkdir: Mkdir
     symlink: Symlink
@@ -73,7 +76,9 @@ class FileCommand(_message.Message):
     sync: Sync
     base_index: int
     uid: int
-    def __init__(self, create: _Optional[_Union[Create, _Mapping]] = ..., mkdir: _Optional[_Union[Mkdir, _Mapping]] = ..., symlink: _Optional[_Union[Symlink, _Mapping]] = ..., link: _Optional[_Union[Link, _Mapping]] = ..., unlink: _Optional[_Union[Unlink, _Mapping]] = ..., rmdir: _Optional[_Union[Rmdir, _Mapping]] = ..., rename: _Optional[_Union[Rename, _Mapping]] = ..., write: _Optional[_Union[Write, _Mapping]] = ..., truncate: _Optional[_Union[Truncate, _Mapping]] = ..., chmod: _Optional[_Union[Chmod, _Mapping]] = ..., chown: _Optional[_Union[Chown, _Mapping]] = ..., utimens: _Optional[_Union[Utimens, _Mapping]] = ..., set_xattr: _Optional[_Union[SetXattr, _Mapping]] = ..., remove_xattr: _Optional[_Union[RemoveXattr, _Mapping]] = ..., sync: _Optional[_Union[Sync, _Mapping]] = ..., base_index: _Optional[int] = ..., uid: _Optional[int] = ...) -> None: ...
+    guards: _containers.RepeatedCompositeFieldContainer[_coordination_command_pb2.Guard]
+    reservation_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, create: _Optional[_Union[Create, _Mapping]] = ..., mkdir: _Optional[_Union[Mkdir, _Mapping]] = ..., symlink: _Optional[_Union[Symlink, _Mapping]] = ..., link: _Optional[_Union[Link, _Mapping]] = ..., unlink: _Optional[_Union[Unlink, _Mapping]] = ..., rmdir: _Optional[_Union[Rmdir, _Mapping]] = ..., rename: _Optional[_Union[Rename, _Mapping]] = ..., write: _Optional[_Union[Write, _Mapping]] = ..., truncate: _Optional[_Union[Truncate, _Mapping]] = ..., chmod: _Optional[_Union[Chmod, _Mapping]] = ..., chown: _Optional[_Union[Chown, _Mapping]] = ..., utimens: _Optional[_Union[Utimens, _Mapping]] = ..., set_xattr: _Optional[_Union[SetXattr, _Mapping]] = ..., remove_xattr: _Optional[_Union[RemoveXattr, _Mapping]] = ..., sync: _Optional[_Union[Sync, _Mapping]] = ..., base_index: _Optional[int] = ..., uid: _Optional[int] = ..., guards: _Optional[_Iterable[_Union[_coordination_command_pb2.Guard, _Mapping]]] = ..., reservation_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Place(_message.Message):
     __slots__ = ("directory", "name")
@@ -226,7 +231,7 @@ class Sync(_message.Message):
     def __init__(self, inode_id: _Optional[bytes] = ..., data_only: _Optional[bool] = ...) -> None: ...
 
 class FileAck(_message.Message):
-    __slots__ = ("errno", "log_index", "committed_at_ns", "root", "inode_id", "inode_no", "applied_offset", "present_index", "missing", "existed")
+    __slots__ = ("errno", "log_index", "committed_at_ns", "root", "inode_id", "inode_no", "applied_offset", "present_index", "missing", "existed", "lock", "hazard")
     ERRNO_FIELD_NUMBER: _ClassVar[int]
     LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_AT_NS_FIELD_NUMBER: _ClassVar[int]
@@ -237,6 +242,8 @@ class FileAck(_message.Message):
     PRESENT_INDEX_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     EXISTED_FIELD_NUMBER: _ClassVar[int]
+    LOCK_FIELD_NUMBER: _ClassVar[int]
+    HAZARD_FIELD_NUMBER: _ClassVar[int]
     errno: int
     log_index: int
     committed_at_ns: int
@@ -247,10 +254,12 @@ class FileAck(_message.Message):
     present_index: int
     missing: _containers.RepeatedScalarFieldContainer[bytes]
     existed: bool
-    def __init__(self, errno: _Optional[int] = ..., log_index: _Optional[int] = ..., committed_at_ns: _Optional[int] = ..., root: _Optional[bytes] = ..., inode_id: _Optional[bytes] = ..., inode_no: _Optional[int] = ..., applied_offset: _Optional[int] = ..., present_index: _Optional[int] = ..., missing: _Optional[_Iterable[bytes]] = ..., existed: _Optional[bool] = ...) -> None: ...
+    lock: _coordination_command_pb2.LockAck
+    hazard: _coordination_command_pb2.Hazard
+    def __init__(self, errno: _Optional[int] = ..., log_index: _Optional[int] = ..., committed_at_ns: _Optional[int] = ..., root: _Optional[bytes] = ..., inode_id: _Optional[bytes] = ..., inode_no: _Optional[int] = ..., applied_offset: _Optional[int] = ..., present_index: _Optional[int] = ..., missing: _Optional[_Iterable[bytes]] = ..., existed: _Optional[bool] = ..., lock: _Optional[_Union[_coordination_command_pb2.LockAck, _Mapping]] = ..., hazard: _Optional[_Union[_coordination_command_pb2.Hazard, _Mapping]] = ...) -> None: ...
 
 class LogRecord(_message.Message):
-    __slots__ = ("log_index", "op_id", "committed_at_ns", "client_id", "client_seq", "worker", "origin", "command", "root", "inode_id", "inode_no", "applied_offset", "raft_index")
+    __slots__ = ("log_index", "op_id", "committed_at_ns", "client_id", "client_seq", "worker", "origin", "command", "root", "inode_id", "inode_no", "applied_offset", "raft_index", "hazard")
     LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
     OP_ID_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_AT_NS_FIELD_NUMBER: _ClassVar[int]
@@ -264,6 +273,7 @@ class LogRecord(_message.Message):
     INODE_NO_FIELD_NUMBER: _ClassVar[int]
     APPLIED_OFFSET_FIELD_NUMBER: _ClassVar[int]
     RAFT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    HAZARD_FIELD_NUMBER: _ClassVar[int]
     log_index: int
     op_id: bytes
     committed_at_ns: int
@@ -277,7 +287,8 @@ class LogRecord(_message.Message):
     inode_no: int
     applied_offset: int
     raft_index: int
-    def __init__(self, log_index: _Optional[int] = ..., op_id: _Optional[bytes] = ..., committed_at_ns: _Optional[int] = ..., client_id: _Optional[bytes] = ..., client_seq: _Optional[int] = ..., worker: _Optional[str] = ..., origin: _Optional[_Union[_origin_pb2.Origin, _Mapping]] = ..., command: _Optional[bytes] = ..., root: _Optional[bytes] = ..., inode_id: _Optional[bytes] = ..., inode_no: _Optional[int] = ..., applied_offset: _Optional[int] = ..., raft_index: _Optional[int] = ...) -> None: ...
+    hazard: _coordination_command_pb2.Hazard
+    def __init__(self, log_index: _Optional[int] = ..., op_id: _Optional[bytes] = ..., committed_at_ns: _Optional[int] = ..., client_id: _Optional[bytes] = ..., client_seq: _Optional[int] = ..., worker: _Optional[str] = ..., origin: _Optional[_Union[_origin_pb2.Origin, _Mapping]] = ..., command: _Optional[bytes] = ..., root: _Optional[bytes] = ..., inode_id: _Optional[bytes] = ..., inode_no: _Optional[int] = ..., applied_offset: _Optional[int] = ..., raft_index: _Optional[int] = ..., hazard: _Optional[_Union[_coordination_command_pb2.Hazard, _Mapping]] = ...) -> None: ...
 
 class LogBatch(_message.Message):
     __slots__ = ("records",)
