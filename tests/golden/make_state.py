@@ -1,6 +1,6 @@
 """Makes a golden data directory of the present format: state, chunks, one checkpoint. Run once a format:
 
-    python -m tests.golden.make_state tests/golden/state/v1
+    python -m tests.golden.make_state tests/golden/state/v2
 
 The directory is then frozen: every later version must open it (test_golden_state.py).
 """
@@ -43,8 +43,9 @@ def chunk_of(index: int) -> tuple[ChunkHash, bytes]:
     return ChunkHash(blake3(content).digest()), content
 
 
-def changes_of(index: int) -> list[Change]:
-    changes = [Change(family, b"at", b"%d" % index) for family in Family]
+def changes_of(index: int, families: int = len(Family)) -> list[Change]:
+    """`families`: how many of them there were in the format of the directory."""
+    changes = [Change(family, b"at", b"%d" % index) for family in list(Family)[:families]]
     changes.append(Change(Family.HUB, b"key %03d" % index, b"value %d" % index))
     if index % 4 == 0:
         changes.append(Change(Family.HUB, b"key %03d" % (index // 2), None))
