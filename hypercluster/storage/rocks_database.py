@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from rocksdict import AccessType, Cache, Rdict, RdictIter, ReadOptions, WriteBatch, WriteBufferManager
@@ -75,6 +75,12 @@ class _Scan:
         del self._step  # it holds the iterator too
 
 
+def _names_in(path: str) -> Sequence[str]:
+    """The families of a database directory, whose numbers are their places: a format only adds at the end."""
+    found = set(Rdict.list_cf(path))
+    return [name for name in FAMILY_NAMES if name in found]
+
+
 class RocksDatabase:
     """An open database directory. One owner, one writer; `frozen_pending` may be asked from any thread."""
 
@@ -82,14 +88,16 @@ class RocksDatabase:
         self.path = path
         self._buffers = WriteBufferManager(BUFFER_NEVER_FULL_BYTES, False)
         cache = Cache(settings.block_cache_bytes)
-        families = {name: database_options(settings, cache, self._buffers) for name in FAMILY_NAMES}
         access = AccessType.read_only(False) if read_only else AccessType.read_write()
         try:
+            # Who may write makes the families a format before this one did not have; who only looks finds them empty.
+            names = _names_in(path) if read_only else FAMILY_NAMES
+            families = {name: database_options(settings, cache, self._buffers) for name in names}
             self._database = Rdict(path, database_options(settings, cache, self._buffers), families, access)
         except Exception as error:  # the binding knows one exception type only
             raise opening_error(path, error, RESEED) from error
-        self._families = [self._database.get_column_family(name) for name in FAMILY_NAMES]
-        self._handles = [self._database.get_column_family_handle(name) for name in FAMILY_NAMES]
+        self._families = [self._database.get_column_family(name) for name in names]
+        self._handles = [self._database.get_column_family_handle(name) for name in names]
         self._quick = write_options(no_slowdown=True)
         self._scans: weakref.WeakSet[_Scan] = weakref.WeakSet()
         self._open = True
@@ -97,11 +105,13 @@ class RocksDatabase:
     def get(self, family: Family, key: bytes) -> bytes | None:
         try:
             return self._families[family].get(key)
+        except IndexError:
+            return None
         except Exception as error:  # the binding knows one exception type only
             raise reading_error(self.path, error, RESEED) from error
 
     def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        if start >= end:
+        if start >= end or family >= len(self._families):
             return iter(())
         bounds = ReadOptions()  # set_iterate_lower_bound of the binding sets the upper bound: the scan keeps the floor
         bounds.set_iterate_upper_bound(end)
