@@ -1,7 +1,6 @@
 """Dialers and listeners that break the rules of the peer port, each at one step.
 
-Owns: `knock` (a gRPC dialer that sends any bytes), `flood` (HTTP/2 by hand), `tls_dial`,
-`Impostor`.
+Owns: `knock` (a gRPC dialer that sends any bytes), `flood` and `follow` (HTTP/2 by hand), `tls_dial`, `Impostor`.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import grpc.aio
 
 from hypercluster.credentials.certificates import KeyPair
 from hypercluster.credentials.names import node_dns_name
+from hypercluster.limits import KIB
 from hypercluster.pb.v1 import peer_pb2
 from hypercluster.raft.peer_listener import METHOD, REASON_KEY, SERVICE
 from hypercluster.values import NodeId
@@ -191,6 +191,70 @@ def flood(connection: socket.socket, opening: bytes, bytes_max: int) -> int:
     except OSError:
         pass
     return sent
+
+
+def follow(connection: socket.socket, opening: bytes, bytes_max: int) -> int:
+    """Blocking: writes the opening, then DATA frames as far as the other end opens its windows, as a peer that keeps to
+    HTTP/2 would; until the stream is closed, no window is opened for a second, or `bytes_max` are out."""
+    windows = _Windows()
+    sent = 0
+    connection.settimeout(1.0)
+    try:
+        connection.sendall(opening)
+        while sent < bytes_max and not windows.closed:
+            room_bytes = min(windows.stream_bytes, windows.connection_bytes, 16_000)
+            if room_bytes > 0:
+                connection.sendall(_frame(0, 0, 1, bytes(room_bytes)))
+                sent += room_bytes
+                windows.stream_bytes -= room_bytes
+                windows.connection_bytes -= room_bytes
+            elif got := connection.recv(65_536):
+                connection.sendall(windows.take(got))
+            else:
+                break
+    except OSError:
+        pass
+    return sent
+
+
+class _Windows:
+    """How much the other end of stream 1 takes (RFC 9113, 6.9), from what it sends."""
+
+    def __init__(self) -> None:
+        self._initial_bytes = 65_535
+        self.stream_bytes = self.connection_bytes = self._initial_bytes - 4 * KIB  # the opening has DATA frames, too
+        self.closed = False
+        self._received = b""
+
+    def take(self, received: bytes) -> bytes:
+        """Answers what is to be sent back."""
+        self._received += received
+        replies = b""
+        while len(self._received) >= (whole := 9 + int.from_bytes(self._received[:3], "big")):
+            head, payload = self._received[:9], self._received[9:whole]
+            self._received = self._received[whole:]
+            replies += self._frame(head[3], head[4], head[5:] == bytes(4), payload)
+        return replies
+
+    def _frame(self, kind: int, flags: int, is_of_connection: bool, payload: bytes) -> bytes:
+        match kind:
+            case 3 | 7:  # RST_STREAM, GOAWAY
+                self.closed = True
+            case 4 if not flags & 1:  # SETTINGS
+                for key, value in struct.iter_unpack(">HI", payload):
+                    if key == 4:
+                        self.stream_bytes += value - self._initial_bytes
+                        self._initial_bytes = value
+                return _frame(4, 1, 0, b"")
+            case 6 if not flags & 1:  # PING
+                return _frame(6, 1, 0, payload)
+            case 8 if is_of_connection:  # WINDOW_UPDATE
+                self.connection_bytes += int.from_bytes(payload, "big")
+            case 8:
+                self.stream_bytes += int.from_bytes(payload, "big")
+            case _:
+                pass
+        return b""
 
 
 class Impostor:
