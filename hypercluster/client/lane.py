@@ -142,15 +142,21 @@ class Lane:
 
     def chunks_sent(self, ticket: int) -> None:
         """The content that `NeedChunks` asked for is there."""
-        for entry in self._entries.values():
-            if entry.ticket == ticket:
-                entry.waits_for_chunks = False
+        for entry in self._of(ticket):
+            entry.waits_for_chunks = False
 
     def give_up(self, ticket: int) -> None:
         """The caller does not want the command any more. It ends NOT_DONE, or UNKNOWN if a copy went unanswered."""
-        for entry in self._entries.values():
-            if entry.ticket == ticket:
-                entry.given_up = True
+        for entry in self._of(ticket):
+            entry.given_up = True
+
+    def recall(self, ticket: int) -> None:
+        """Gives the command up if no copy of it is on its way or went unanswered; otherwise it goes on."""
+        for entry in self._of(ticket):
+            entry.given_up |= not (entry.done or entry.message or entry.tainted)
+
+    def _of(self, ticket: int) -> list[Entry]:
+        return [entry for entry in self._entries.values() if entry.ticket == ticket]
 
     def acks(self, now_ns: int, acks: command_pb.Acks) -> None:
         """Answers from the open stream. Those of another client_id are of a lane that was left behind."""
@@ -169,15 +175,8 @@ class Lane:
                 self._led_ns = now_ns
             if answer is Answer.OK or answer is Answer.REFUSED:
                 verdict = Verdict.OK if answer is Answer.OK else Verdict.REFUSED
-                settled = Settled(
-                    entry.ticket,
-                    verdict,
-                    reason,
-                    acks.message,
-                    acks.raft_index,
-                    versions[i] if versions else 0,
-                    files[i] if files else None,
-                )
+                version, file = versions[i] if versions else 0, files[i] if files else None
+                settled = Settled(entry.ticket, verdict, reason, acks.message, acks.raft_index, version, file)
                 self._settle(now_ns, entry, settled)
                 self._established = True
                 self._backoff_ns = self._settings.backoff_min_ns

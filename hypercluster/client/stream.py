@@ -14,6 +14,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 import grpc
 
@@ -37,6 +38,13 @@ RECONNECT_S = (0.03, 0.5)
 ChunkUpload = Callable[[Mapping[bytes, bytes]], Awaitable[None]]
 
 
+class Pending(NamedTuple):
+    """A command a lane has taken, and where its outcome will be."""
+
+    ticket: int
+    outcome: asyncio.Future[Settled]
+
+
 class LanePort:
     """One lane, as the rest of the client uses it. Commands submitted one after the other are judged in that order."""
 
@@ -57,13 +65,28 @@ class LanePort:
         upload: ChunkUpload | None = None,
     ) -> Settled:
         """Waits for room in the window, then for the outcome. Cancelling the wait does not recall the command."""
+        return await (await self.enqueue(command, workspace_id, chunks=chunks, upload=upload)).outcome
+
+    async def enqueue(
+        self,
+        command: bytes,
+        workspace_id: bytes = b"",
+        *,
+        chunks: Mapping[bytes, bytes] | None = None,
+        upload: ChunkUpload | None = None,
+    ) -> Pending:
+        """Waits for room in the window only: who enqueues several in a row has them judged in that order."""
         async with self._turn:
             while not self.lane.has_room:
                 self._stream.check_open()
                 self.room.clear()
                 await self.room.wait()
-            future = self._take(command, workspace_id, chunks, upload)
-        return await future
+            return self._take(command, workspace_id, chunks, upload)
+
+    def recall(self, ticket: int) -> None:
+        """Ends the command NOT_DONE if no copy of it is on its way; otherwise it goes on."""
+        self.lane.recall(ticket)
+        self._stream.wake()
 
     def _take(
         self,
@@ -71,15 +94,15 @@ class LanePort:
         workspace_id: bytes,
         chunks: Mapping[bytes, bytes] | None,
         upload: ChunkUpload | None,
-    ) -> asyncio.Future[Settled]:
+    ) -> Pending:
         self._stream.check_open()
         ticket = self.lane.submit(time.monotonic_ns(), command, workspace_id, self._stream.origin)
         future: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
         self.futures[ticket] = future
         if chunks and upload is not None:
             self.content[ticket] = (chunks, upload)
-        self._stream.wake()
-        return future
+        self._stream.has_work(self)
+        return Pending(ticket, future)
 
     def fail_all(self, error: BaseException) -> None:
         futures, self.futures = list(self.futures.values()), {}
@@ -106,6 +129,7 @@ class CommandStream:
         self._journal = journal
         self._pacer = Pacer()
         self._ports: list[LanePort] = []
+        self._busy: dict[LanePort, None] = {}  # those with commands that wait, the longest unserved first
         self._wake = asyncio.Event()
         self._work = asyncio.Event()
         self._outbox: deque[bytes] = deque()
@@ -147,6 +171,16 @@ class CommandStream:
         self._ports.append(port)
         return port
 
+    def close_lane(self, port: LanePort) -> None:
+        """The lane takes no more commands and none of its commands waits. The cluster forgets it in time (D-7)."""
+        check(not port.lane.pending, "a lane with commands that wait is not closed")
+        self._ports.remove(port)
+        self._busy.pop(port, None)
+
+    def has_work(self, port: LanePort) -> None:
+        self._busy.setdefault(port)
+        self.wake()
+
     def wake(self) -> None:
         self._wake.set()
         self._work.set()
@@ -179,11 +213,11 @@ class CommandStream:
             await asyncio.sleep(0)
 
     def _pump(self, now_ns: int) -> int | None:
-        """Runs every lane once; returns when to do so again at the latest."""
+        """Runs every lane that has commands once; returns when to do so again at the latest."""
         budget = self._pacer.budget(now_ns)
         held = budget <= 0
         next_ns: int | None = self._pacer.next_ns(now_ns) if held else None
-        for port in self._ports:
+        for port in list(self._busy):
             sent = 0
             for instruction in port.lane.advance(now_ns, budget):
                 match instruction:
@@ -202,6 +236,11 @@ class CommandStream:
             if sent:
                 self._pacer.spend(now_ns, sent)
                 budget -= sent
+                # Whoever was served goes behind the others, so that a small budget reaches every lane in turn.
+                del self._busy[port]
+                self._busy[port] = None
+            if not port.lane.pending:
+                self._busy.pop(port, None)
             due_ns = port.lane.next_deadline_ns()
             if due_ns is not None and not (held and due_ns <= now_ns):
                 next_ns = due_ns if next_ns is None else min(next_ns, due_ns)
@@ -240,7 +279,7 @@ class CommandStream:
     async def _connect_loop(self) -> None:
         pause_s = RECONNECT_S[0]
         while True:
-            if not any(port.lane.pending for port in self._ports):
+            if not self._busy:
                 self._work.clear()
                 await self._work.wait()
             address, index = await self._nodes.find_leader(suspect=self._address)
@@ -294,7 +333,7 @@ class CommandStream:
     def _heard(self, batch: command_pb.AcksBatch) -> None:
         now_ns = self._heard_ns = time.monotonic_ns()
         for acks in batch.acks:
-            for port in self._ports:
+            for port in self._busy:
                 if port.lane.client_id == acks.client_id:
                     port.lane.acks(now_ns, acks)
                     break
@@ -325,7 +364,7 @@ class CommandStream:
         """A leader that hangs, or is cut off, does not close the stream: look whether another has taken over."""
         while True:
             await asyncio.sleep(SILENT_NS / 4e9)
-            waiting = any(port.lane.pending for port in self._ports)
+            waiting = bool(self._busy)
             if not waiting or time.monotonic_ns() - self._heard_ns < SILENT_NS:
                 if not waiting:
                     self._heard_ns = time.monotonic_ns()

@@ -45,6 +45,8 @@ class Run:
             self.connect_at = None
         while self.acks and self.acks[0][0] <= self.now and self.connect_at is None:
             self.lane.acks(self.now, self.acks.popleft()[1])
+        if self.rng.random() < 0.05:
+            self.lane.recall(self.rng.randrange(len(self.commands) + 1))
         for instruction in self.lane.advance(self.now, self.rng.choice((1, 3, 1000))):
             if isinstance(instruction, Settled):
                 assert instruction.ticket not in self.settled, f"settled twice, seed {self.seed}"
@@ -345,6 +347,20 @@ def test_missing_chunks_hold_the_lane_until_they_were_sent() -> None:
     lane.chunks_sent(ticket)
     (again,) = sends(lane, now + 50 * MS)
     assert again == first
+
+
+def test_only_what_was_not_sent_is_recalled() -> None:
+    lane, now = quiet(messages_in_flight=1)
+    establish(lane)
+    sent = lane.submit(now, b"a")
+    (first,) = sends(lane, now)
+    waiting = lane.submit(now, b"b")
+    lane.recall(sent)
+    lane.recall(waiting)
+    assert lane.advance(now) == []
+    lane.acks(now, answer(first, raft_index=6))
+    ends = {i.ticket: i.verdict for i in lane.advance(now) if isinstance(i, Settled)}
+    assert ends == {sent: Verdict.OK, waiting: Verdict.NOT_DONE}
 
 
 def test_a_key_the_cluster_forgot_is_unknown() -> None:
