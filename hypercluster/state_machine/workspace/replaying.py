@@ -1,6 +1,8 @@
 """Replay of an op log by a worker: the same operations over its own store, each root checked (WS-1, WS-5, WS-36).
 
 Owns: `replay`, which does one LogRecord to the tree and says what changed in words a materialising worker acts on.
+A replica may let an orphan go before the cluster does (`orphans.let_go`): operations on what it no longer has leave
+the root as it was, and are passed over.
 Never: a second judgement. The record was accepted; a replay that would refuse it, or arrives at another offset, id or
 root, has found damage and says so in `problem`. Its changes must then be thrown away (`Overlay.discard`).
 Invariants: records are replayed in order without gaps; after `take_replayed` the changes hold everything up to the last
@@ -10,7 +12,7 @@ record, and the store they are written to can go on from there after any restart
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from blake3 import blake3
 from google.protobuf.message import DecodeError
@@ -99,6 +101,9 @@ class XattrSet:
     value: bytes | None
 
 
+# Operations that reach an inode by its id, named or not.
+_BY_INODE: Final = frozenset({"write", "truncate", "chmod", "chown", "utimens", "set_xattr", "remove_xattr", "sync"})
+
 TreeEffect = Made | Linked | Removed | Renamed | Written | Resized | Attributed | XattrSet
 
 
@@ -130,6 +135,10 @@ def replay(overlay: Overlay, workspace_id: bytes, record: LogRecord) -> ReplayEf
     turn = Turn(overlay, workspace, record.committed_at_ns, (record.inode_id, record.inode_no), chunks, context=None)
     before = _place_before(turn, command)
     refusal = carry_out(turn, command)
+    if refusal is not None and _is_of_an_orphan_let_go(turn, command, record):
+        turn.commit()
+        workspace.header.raft_index = record.raft_index
+        return ReplayEffects(record.log_index, record.root, None, (), {})
     if refusal is not None:
         return _failed(record, f"the operation was accepted and is refused here: {_words(refusal)}")
     root = turn.commit()
@@ -147,6 +156,14 @@ def take_replayed(overlay: Overlay) -> list[Change]:
 
 def _failed(record: LogRecord, problem: str) -> ReplayEffects:
     return ReplayEffects(record.log_index, b"", None, (), {}, problem)
+
+
+def _is_of_an_orphan_let_go(turn: Turn, command: FileCommand, record: LogRecord) -> bool:
+    """The inode is not here, and the operation changed nothing that the root covers."""
+    name = command.WhichOneof("op")
+    if name not in _BY_INODE or turn.changed or record.root != turn.workspace.tree.root_hash:
+        return False
+    return turn.inode(getattr(command, name).inode_id) is None
 
 
 def _words(refusal: FileOutcome) -> str:

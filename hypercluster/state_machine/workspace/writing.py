@@ -2,7 +2,8 @@
 
 Owns: their verdicts, where an append goes, how a range of extents is replaced, and the coalescing of small appends.
 Invariants: content is changed only through ContentEdit; an operation that refers to chunks which are not present for
-its sender is refused with exactly the missing ones; extents never reach beyond the size.
+its sender is refused with exactly the missing ones; extents never reach beyond the size; writing to an orphan leaves
+nothing behind but in the orphan, so that a replica which has let it go may pass over the operation (replaying.py).
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def write(turn: Turn, op: Write) -> FileOutcome | None:
         if not turn.replaying and turn.workspace.ledger.exceeds(length, 0) and turn.presence(chunk_hash) is None:
             return refused(EDQUOT)
         turn.add_chunk(chunk_hash, inline)
-        if offset + length >= inode.size and length < COALESCE_EXTENT_BYTES_MAX:
+        if inode.nlink and offset + length >= inode.size and length < COALESCE_EXTENT_BYTES_MAX:
             keep_recent(turn.overlay, turn.header, chunk_hash, inline)
         new.append(Extent(offset, length, 0, chunk_hash))
     turn.subject, turn.applied_offset = inode, offset
@@ -140,7 +141,7 @@ def _put_extents(turn: Turn, inode: Inode, offset: int, new: list[Extent]) -> No
     if end > inode.size:
         edit.resize(end)
     edit.splice(offset, end, new)
-    if at_end and new[-1].length < COALESCE_EXTENT_BYTES_MAX:
+    if inode.nlink and at_end and new[-1].length < COALESCE_EXTENT_BYTES_MAX:
         _coalesce(turn, edit)
     turn.end_content(edit)
     _content_changed(turn, inode, mapped)
