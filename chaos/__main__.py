@@ -177,6 +177,7 @@ async def _once(scenario: Scenario, seed: int, bad: str, schedule: Schedule | No
         "scenario": scenario.name,
         "nodes": scenario.nodes,
         "cluster": scenario.cluster,
+        "workloads": list(scenario.workloads),
         "seed": seed,
         "duration_s": scenario.duration_s,
         "bad": bad,
@@ -225,7 +226,7 @@ def _tell(directory: Path, verdicts: Sequence[Verdict]) -> int:
 def _check(directory: Path) -> int:
     context, verdicts = read_verdicts(directory)
     seen = [v for v in verdicts if v.checker not in CHECKERS and v.checker != "enough"]
-    for gone in ("completed", "unknown", "seconds", "ends"):
+    for gone in ("completed", "unknown", "seconds", "ends", "left_out"):
         context.pop(gone, None)
     scenario = replace(SCENARIOS[context["scenario"]], ops_min=context["ops_min"], faults_min=context["faults_min"])
     return _tell(directory, judge(directory, context, seen, enough=_enough(scenario), tell=say))

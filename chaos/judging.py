@@ -3,14 +3,15 @@
 Owns: `judge` (run.json and report.html are written by it), `exit_status`.
 Never: talks to a cluster.
 Invariants: a checker that raises is *unknown*, with its words; a run without a final state is judged by what there is,
-and the checkers that need it say unknown.
+and the checkers that need it say unknown; a checker is left out, and named, only where the run was to have none of the
+workloads that it judges.
 """
 
 from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,11 @@ def judge(
     final = json.loads(final_file.read_text(encoding="utf-8")) if final_file.exists() else {}
     run = Finished(events, final, directory, CHECKER_BUDGET_S)
     verdicts = [*seen, enough(found, sum(1 for f in faults if f.phase == "begin"))]
+    left_out = without_workload({*context.get("workloads", ()), *(event.workload for event in events)})
     for name, checker in CHECKERS.items():
+        if name in left_out:
+            tell(f"{name}: left out, {left_out[name]}")
+            continue
         verdict = _ask(name, checker, run)
         tell(f"{name}: {verdict.outcome}, {verdict.words}")
         verdicts.append(verdict)
@@ -49,11 +54,21 @@ def judge(
         "unknown": found.unknown,
         "seconds": found.seconds,
         "ends": {" ".join(key): count for key, count in sorted(found.ends.items())},
+        "left_out": left_out,
         "verdicts": [json.loads(encode(verdict)) for verdict in verdicts],
     }
     (directory / "run.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     write_page(directory, context, found, faults, verdicts)
     return verdicts
+
+
+def without_workload(workloads: Collection[str]) -> dict[str, str]:
+    """Checkers with nothing to judge in a run of these workloads, and why."""
+    return {
+        name: f"this run has no {' or '.join(sorted(checker.workloads))}"
+        for name, checker in CHECKERS.items()
+        if checker.workloads and checker.workloads.isdisjoint(workloads)
+    }
 
 
 def _ask(name: str, checker: Checker, run: Finished) -> Verdict:

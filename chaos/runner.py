@@ -41,15 +41,24 @@ class RunState:
     directory: Path
     faults: list[Fault] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    _lost: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def is_lost(self) -> bool:
         """A fault could not be begun or healed: the run says no, whatever comes."""
-        return any(fault.phase == "broken" for fault in self.faults)
+        return self._lost.is_set()
+
+    async def pause(self, seconds: float) -> None:
+        """So long, and no longer than until the run is lost: what was still to come shows nothing more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._lost.wait()
 
     def note(self, nemesis: str, phase: str, words: str) -> None:
         fault = Fault(time.monotonic_ns(), nemesis, phase, words)
         self.faults.append(fault)
+        if phase == "broken":
+            self._lost.set()
         with (self.directory / "faults.jsonl").open("a", encoding="utf-8") as lines:
             lines.write(encode(fault) + "\n")
 
@@ -71,18 +80,18 @@ class Breaker:
 
     async def _one(self, planned: Planned, began_s: float) -> None:
         nemesis = self._nemeses[planned.nemesis]
-        await asyncio.sleep(max(0.0, began_s + planned.at_s - time.monotonic()))
+        await self._state.pause(began_s + planned.at_s - time.monotonic())
         async with contextlib.AsyncExitStack() as held:
             for kind in sorted(nemesis.excludes):
                 await held.enter_async_context(self._held[kind])
-            if not self._state.is_lost:  # what comes after a cluster that does not heal shows nothing more
+            if not self._state.is_lost:
                 await self._break_and_heal(nemesis, planned)
 
     async def _break_and_heal(self, nemesis: Nemesis, planned: Planned) -> None:
         try:
             words = await nemesis.begin(self._cluster, random.Random(planned.seed))
             self._say(nemesis.name, "begin", words)
-            await asyncio.sleep(planned.for_s)
+            await self._state.pause(planned.for_s)
         except Exception as error:  # it is healed like any other, and the run says no
             self._say(nemesis.name, "broken", f"could not begin: {error!r}")
         finally:
@@ -161,7 +170,7 @@ async def _until(end_s: float, load: LoadProcesses, state: RunState, tell: Tell)
         if now_s >= next_words_s:
             tell(f"{end_s - now_s:.0f} s to go, history {load.history_bytes() / 1e6:.1f} MB")
             next_words_s = now_s + 30
-        await asyncio.sleep(min(0.5, end_s - now_s))
+        await state.pause(min(0.5, end_s - now_s))
 
 
 def _broken(state: RunState) -> list[Verdict]:

@@ -33,8 +33,9 @@ class WorkspaceChecker:
             return cannot_judge(self.name, "the final state of the workspaces or the nodes is lacking")
         for words in problems(run):
             findings.unsure(f"the observer: {words}")
-        _judge_digests(status, findings)
-        judged = 0
+        judged = _judge_digests(status, findings)
+        if any(event.workload == "files" for event in run.events):
+            judged = 0  # with files there must be logs to judge
         for workspace in found:
             if workspace.log is None:
                 findings.unsure(f"the log of {workspace.name} is lacking")
@@ -44,10 +45,11 @@ class WorkspaceChecker:
             _judge_roots(workspace, set(status), findings)
             _judge_trees(workspace, set(status), findings)
         findings.count("workspaces", len(found))
-        return findings.verdict("logs, roots and trees are the same on every node", judged)
+        return findings.verdict("digests, logs, roots and trees are the same on every node", judged)
 
 
-def _judge_digests(status: Mapping[str, Any], findings: Findings) -> None:
+def _judge_digests(status: Mapping[str, Any], findings: Findings) -> int:
+    """How many digests there were."""
     by_index: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for node, view in status.items():
         if "digest" not in view or "applied_index" not in view:
@@ -61,6 +63,7 @@ def _judge_digests(status: Mapping[str, Any], findings: Findings) -> None:
         if len(digests) > 1:
             shown = "; ".join(f"{', '.join(there)}: {digest[:16]}" for digest, there in sorted(digests.items()))
             findings.wrong(f"digests differ at index {index}: {shown}")
+    return sum(len(there) for digests in by_index.values() for there in digests.values())
 
 
 def _judge_log(workspace: Workspace, findings: Findings) -> None:

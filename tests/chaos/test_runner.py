@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from pathlib import Path
@@ -21,10 +22,10 @@ class Counted:
     """A nemesis that notes what it was asked, and fails where it is told to."""
 
     needs: frozenset[str] = frozenset()
-    excludes = frozenset({"processes"})
 
-    def __init__(self, name: str, *, begins: bool = True, heals: bool = True) -> None:
+    def __init__(self, name: str, *, begins: bool = True, heals: bool = True, excludes: str = "processes") -> None:
         self.name = name
+        self.excludes = frozenset({excludes})
         self.asked: list[str] = []
         self._begins = begins
         self._heals = heals
@@ -45,10 +46,16 @@ class Counted:
         return ""
 
 
-async def keep(tmp_path: Path, first: Counted, second: Counted) -> tuple[RunState, list[tuple[str, str]]]:
+async def keep(
+    tmp_path: Path, first: Counted, second: Counted, *, later_s: float = 0.02, other: Counted | None = None
+) -> tuple[RunState, list[tuple[str, str]]]:
+    """`other` begins at once, and lasts an hour."""
     state = RunState(tmp_path)
-    breaker = Breaker(NO_CLUSTER, {n.name: n for n in (first, second)}, state, lambda _: None)
-    plan = Schedule((Planned(0.0, first.name, 0.01, 1), Planned(0.02, second.name, 0.01, 2)), {})
+    breaker = Breaker(NO_CLUSTER, {n.name: n for n in (first, second, other) if n is not None}, state, lambda _: None)
+    faults = [Planned(0.0, first.name, 0.01, 1), Planned(later_s, second.name, 0.01, 2)]
+    if other is not None:
+        faults.insert(0, Planned(0.0, other.name, 3_600.0, 3))
+    plan = Schedule(tuple(faults), {})
     await breaker.keep(plan, time.monotonic())
     written = list(read(Fault, tmp_path / "faults.jsonl"))
     assert written == state.faults
@@ -74,3 +81,15 @@ async def test_a_fault_that_does_not_begin_or_heal_is_a_no_and_the_last(tmp_path
     assert second.asked == []
     assert state.is_lost
     assert [v.outcome for v in _broken(state)] == ["no"]
+
+
+@pytest.mark.req("CH-4")
+@pytest.mark.parametrize("wrong", [{"begins": False}, {"heals": False}])
+async def test_a_lost_run_ends_at_once(tmp_path: Path, wrong: dict[str, bool]) -> None:
+    """What was planned for an hour from now does not begin, and what was to last as long is healed."""
+    first, second, other = Counted("first", **wrong), Counted("second"), Counted("other", excludes="network")
+    async with asyncio.timeout(20):
+        _, phases = await keep(tmp_path, first, second, later_s=3_600.0, other=other)
+    assert ("first", "broken") in phases
+    assert ("other", "healed") in phases
+    assert second.asked == []
