@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hypercluster.state_machine.coordination.events import CoordinationEvent
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.values import ClientId, Index, Nanos, Scope, Seq, Term
 
@@ -23,6 +24,8 @@ class Effects:
     superseded: dict[bytes, None] = field(default_factory=dict)
     # key of a version this entry wrote -> whether what it follows is a deletion (a bit), and where that stands
     version_links: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    # (workspace_id, what happened), in order: for whoever watches, and for the leader's lease timers
+    events: list[tuple[bytes, CoordinationEvent]] = field(default_factory=list)
 
 
 @dataclass(slots=True)

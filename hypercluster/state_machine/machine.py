@@ -148,6 +148,7 @@ class Machine:
             chunks=context.effects.chunks,
             log_batches=log_batches,
             hub_batches=hub_batches,
+            events=tuple(context.effects.events),
         )
 
     def _quarantine(self, index: Index) -> Callable[[int], bool] | None:

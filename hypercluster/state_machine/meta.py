@@ -20,6 +20,7 @@ CLUSTER = b"cluster"
 DEDUPE_FLOOR = b"dedupe_floor"
 LANE_COUNT = b"lane_count"
 VERSIONS_FLOOR = b"versions_floor"
+LOCK_TOKEN = b"lock_token"  # of the newest grant of the cluster (D-10)
 _SERVER_SEQ = b"server_seq/"
 
 _APPLIED = struct.Struct(">QQQ32s")

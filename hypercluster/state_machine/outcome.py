@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hypercluster.pb.v1 import command_pb2
+from hypercluster.state_machine.coordination.events import CoordinationEvent
 from hypercluster.state_machine.store import Change
 from hypercluster.values import ClientId, Digest, Index, Nanos, Scope, Term
 
@@ -116,3 +117,4 @@ class Applied:
     chunks: Mapping[bytes, bytes] = field(default_factory=dict)  # hash -> plain bytes
     log_batches: Mapping[bytes, bytes] = field(default_factory=dict)  # workspace_id -> LogBatch
     hub_batches: Mapping[Scope, bytes] = field(default_factory=dict)  # scope -> op log record (oplog.py)
+    events: Sequence[tuple[bytes, CoordinationEvent]] = ()  # (workspace_id, what happened), in order

@@ -187,16 +187,18 @@ class LockSteps(_message.Message):
     def __init__(self, workspace_id: _Optional[bytes] = ..., steps: _Optional[_Iterable[_Union[LockStep, _Mapping]]] = ...) -> None: ...
 
 class LockStep(_message.Message):
-    __slots__ = ("lock_id", "token", "from_state", "to_state")
+    __slots__ = ("lock_id", "token", "from_state", "to_state", "wait_until_ns")
     LOCK_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     FROM_STATE_FIELD_NUMBER: _ClassVar[int]
     TO_STATE_FIELD_NUMBER: _ClassVar[int]
+    WAIT_UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
     lock_id: int
     token: int
     from_state: LockState
     to_state: LockState
-    def __init__(self, lock_id: _Optional[int] = ..., token: _Optional[int] = ..., from_state: _Optional[_Union[LockState, str]] = ..., to_state: _Optional[_Union[LockState, str]] = ...) -> None: ...
+    wait_until_ns: int
+    def __init__(self, lock_id: _Optional[int] = ..., token: _Optional[int] = ..., from_state: _Optional[_Union[LockState, str]] = ..., to_state: _Optional[_Union[LockState, str]] = ..., wait_until_ns: _Optional[int] = ...) -> None: ...
 
 class OpenLeaseChanges(_message.Message):
     __slots__ = ("workspace_id", "opened", "ended")

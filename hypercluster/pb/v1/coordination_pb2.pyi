@@ -18,6 +18,8 @@ class LockEventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LOCK_EVENT_KIND_LOST: _ClassVar[LockEventKind]
     LOCK_EVENT_KIND_WAIT_ENDED: _ClassVar[LockEventKind]
     LOCK_EVENT_KIND_RELEASED: _ClassVar[LockEventKind]
+    LOCK_EVENT_KIND_DEADLOCK: _ClassVar[LockEventKind]
+    LOCK_EVENT_KIND_QUEUED: _ClassVar[LockEventKind]
 LOCK_EVENT_KIND_UNSPECIFIED: LockEventKind
 LOCK_EVENT_KIND_GRANTED: LockEventKind
 LOCK_EVENT_KIND_EXPIRING: LockEventKind
@@ -25,6 +27,8 @@ LOCK_EVENT_KIND_RENEWED: LockEventKind
 LOCK_EVENT_KIND_LOST: LockEventKind
 LOCK_EVENT_KIND_WAIT_ENDED: LockEventKind
 LOCK_EVENT_KIND_RELEASED: LockEventKind
+LOCK_EVENT_KIND_DEADLOCK: LockEventKind
+LOCK_EVENT_KIND_QUEUED: LockEventKind
 
 class LockRecord(_message.Message):
     __slots__ = ("lock_id", "target", "kind", "state", "token", "client_id", "handle_id", "principal", "worker", "agent", "asked_ns", "granted_ns", "wait_until_ns", "permits", "position")
@@ -61,12 +65,14 @@ class LockRecord(_message.Message):
     def __init__(self, lock_id: _Optional[int] = ..., target: _Optional[_Union[_coordination_command_pb2.LockTarget, _Mapping]] = ..., kind: _Optional[_Union[_coordination_command_pb2.LockKind, str]] = ..., state: _Optional[_Union[_coordination_command_pb2.LockState, str]] = ..., token: _Optional[int] = ..., client_id: _Optional[bytes] = ..., handle_id: _Optional[int] = ..., principal: _Optional[str] = ..., worker: _Optional[str] = ..., agent: _Optional[str] = ..., asked_ns: _Optional[int] = ..., granted_ns: _Optional[int] = ..., wait_until_ns: _Optional[int] = ..., permits: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
 
 class LockEvent(_message.Message):
-    __slots__ = ("kind", "lock")
+    __slots__ = ("kind", "lock", "cycle")
     KIND_FIELD_NUMBER: _ClassVar[int]
     LOCK_FIELD_NUMBER: _ClassVar[int]
+    CYCLE_FIELD_NUMBER: _ClassVar[int]
     kind: LockEventKind
     lock: LockRecord
-    def __init__(self, kind: _Optional[_Union[LockEventKind, str]] = ..., lock: _Optional[_Union[LockRecord, _Mapping]] = ...) -> None: ...
+    cycle: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, kind: _Optional[_Union[LockEventKind, str]] = ..., lock: _Optional[_Union[LockRecord, _Mapping]] = ..., cycle: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class HazardEvent(_message.Message):
     __slots__ = ("hazard", "log_index", "inode_id", "worker", "agent", "other_worker", "other_agent", "path")
