@@ -122,6 +122,17 @@ DISK_LOW_BYTES: Final = 256 * MIB  # with less room a node refuses writes; four 
 APPLY_ROOM_BYTES: Final = 128 * MIB  # with less, apply waits: a flush and what the log makes ahead fit in it
 DIGESTS_KEPT: Final = 1_024  # recent indexes whose digest is known without a read (CL-17)
 
+# Detection (DET-2, DET-3) and mirror streams (QUO-5).
+PHI_WINDOW: Final = 100  # clean durations kept, a phase type
+PHI_BLEND_SAMPLES: Final = 10  # with fewer the prior has a say
+PHI_TIMEOUT_PERCENT_MIN: Final = 120
+PHI_TIMEOUT_PERCENT_MAX: Final = 200
+RING_POINTS: Final = 256  # of one member on the ring
+RING_MEMBERS_MAX: Final = 64
+RING_STREAMS_MAX: Final = 10_000
+RING_STABLE_S: Final = 300  # members unchanged for so long before anything moves; also the window of the next bound
+RING_MOVES_PERCENT: Final = 25  # of the streams, a window; one where that is less than one
+
 # RPC (CL-13).
 RPCS_MAX: Final = 4_096
 UNARY_DEADLINE_MS: Final = 30_000  # also of calls that bring no deadline, or a later one
