@@ -112,9 +112,13 @@ class HistoryChangedError(TurnedAwayError):
 
 
 class HistoryGoneError(TurnedAwayError):
-    """A read below the retained floor (D-18)."""
+    """A read below the retained floor (D-18). `retained_from` is the first position that is kept, 0 where unknown."""
 
     reason = "HISTORY_GONE"
+
+    def __init__(self, message: str, retained_from: int = 0) -> None:
+        super().__init__(message)
+        self.retained_from = retained_from
 
 
 class NotFoundError(TurnedAwayError):

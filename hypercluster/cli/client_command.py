@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 
 import click
 
+from hypercluster.cli.words import count, instant
 from hypercluster.client.client import Client
+from hypercluster.client.file_ops import FileResult
 from hypercluster.client.lane_types import Intent
 from hypercluster.client.settings import ClientSettings
 from hypercluster.errors import NoQuorumError, OutcomeUnknownError
@@ -95,6 +97,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
         click.echo("  ".join(cells).rstrip())
+
+
+def show_result(result: FileResult, as_json: bool, what: str) -> None:
+    """The acknowledgement of one file command."""
+    if as_json:
+        found = {"log_index": result.log_index, "raft_index": result.raft_index, "root": result.root.hex()}
+        print_json({**found, "inode_no": result.inode_no, "committed_at": instant(result.committed_at_ns)})
+    else:
+        click.echo(f"✓ {what}   log_index {count(result.log_index)}   root {result.root.hex()[:12]}…")
 
 
 def shown(name: bytes) -> str:

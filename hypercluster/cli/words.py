@@ -6,6 +6,8 @@ Never: decides what is shown; JSON output uses the plain numbers.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -30,6 +32,12 @@ def size(size_bytes: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{size_bytes} B"
+
+
+def instant(at_ns: int) -> str:
+    """RFC 3339 with nine fraction digits and Z (WS-17)."""
+    seconds, rest = divmod(at_ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
 def percent_of(part: int, whole: int) -> str:

@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hypercluster.cli import workspace_paths
+from hypercluster.cli import workspace_log, workspace_paths, workspace_proof, workspace_xattr
 from hypercluster.cli.client_command import (
     json_option,
     on_terminal,
@@ -44,8 +44,9 @@ def workspace() -> None:
     """Work with replicated file trees."""
 
 
-for command in workspace_paths.COMMANDS:
-    workspace.add_command(command)
+for module in (workspace_paths, workspace_xattr, workspace_log, workspace_proof):
+    for command in module.COMMANDS:
+        workspace.add_command(command)
 
 
 @workspace.command("create")

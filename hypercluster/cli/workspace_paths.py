@@ -1,4 +1,4 @@
-"""`hypercluster workspace ls|cat|put|mv|rm|ln|stat|log`: one path at a time.
+"""`hypercluster workspace ls|cat|put|mkdir|mv|rm|ln|stat`: one path at a time.
 
 Owns: the commands on paths inside a workspace. Paths are relative to its root.
 Never: follows symlinks.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from base64 import b64encode
 
 import click
 
@@ -21,20 +20,19 @@ from hypercluster.cli.client_command import (
     print_table,
     read_input,
     run_client,
+    show_result,
     shown,
 )
 from hypercluster.cli.client_command import timeout_option as timeout
 from hypercluster.cli.connection import connection_options
-from hypercluster.cli.words import count, size
+from hypercluster.cli.words import instant, size
 from hypercluster.client.client import Client
 from hypercluster.client.file_ops import FileResult
 from hypercluster.client.lane_types import Intent
 from hypercluster.client.settings import ClientSettings
 from hypercluster.client.workspace import Workspace, is_directory
-from hypercluster.errors import HistoryGoneError
 from hypercluster.limits import MIB
-from hypercluster.pb.v1 import command_pb2, workspace_pb2
-from hypercluster.pb.v1.workspace_command_pb2 import LogRecord
+from hypercluster.pb.v1 import workspace_pb2
 
 PUT_BYTES_MAX = 1024 * MIB
 KIND_LETTERS = {
@@ -49,20 +47,6 @@ base_option = click.option(
     default=None,
     help="Only if it has not changed since this log_index (see stat).",
 )
-
-
-def instant(at_ns: int) -> str:
-    """RFC 3339 with nine fraction digits and Z (WS-17)."""
-    seconds, rest = divmod(at_ns, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
-
-
-def _show_result(result: FileResult, as_json: bool, what: str) -> None:
-    if as_json:
-        found = {"log_index": result.log_index, "raft_index": result.raft_index, "root": result.root.hex()}
-        print_json({**found, "inode_no": result.inode_no, "committed_at": instant(result.committed_at_ns)})
-    else:
-        click.echo(f"✓ {what}   log_index {count(result.log_index)}   root {result.root.hex()[:12]}…")
 
 
 @click.command("ls")
@@ -98,15 +82,20 @@ def ls(name: str, path: str, long: bool, as_json: bool, timeout_s: float | None,
 @click.command("cat")
 @click.argument("name")
 @click.argument("path")
+@json_option
 @timeout
 @connection_options
-def cat(name: str, path: str, timeout_s: float | None, settings: ClientSettings) -> None:
-    """Write a file's content to standard output."""
+def cat(name: str, path: str, as_json: bool, timeout_s: float | None, settings: ClientSettings) -> None:
+    """Write a file's content to standard output; with --json one object a block, its content in base64."""
 
     async def work(client: Client) -> None:
-        blocks: AsyncIterator[bytes] = (await client.open_workspace(name)).get(path)
-        async for block in blocks:
-            sys.stdout.buffer.write(block)
+        offset = 0
+        async for block in (await client.open_workspace(name)).get(path):
+            if as_json:
+                print_json({"offset": offset, "bytes": len(block), "base64": b64encode(block).decode()})
+            else:
+                sys.stdout.buffer.write(block)
+            offset += len(block)
 
     run_client(settings, work, timeout_s)
     sys.stdout.buffer.flush()
@@ -145,7 +134,7 @@ def put(
         return await opened.put(path, content, mode=bits, base_index=base_index)
 
     result = run_client(settings, work, timeout_s)
-    _show_result(result, as_json, f"{path}   {size(len(content))}")
+    show_result(result, as_json, f"{path}   {size(len(content))}")
 
 
 @click.command("mv")
@@ -175,7 +164,7 @@ def mv(
         opened = await client.open_workspace(name)
         return await opened.rename(source, target, no_replace=no_replace, base_index=base_index)
 
-    _show_result(run_client(settings, work, timeout_s, intent), as_json, f"{source} → {target}")
+    show_result(run_client(settings, work, timeout_s, intent), as_json, f"{source} → {target}")
 
 
 @click.command("rm")
@@ -206,7 +195,7 @@ def rm(
             await _empty(opened, inode.inode_id)
         return await opened.rmdir(path, base_index=base_index)
 
-    _show_result(run_client(settings, work, timeout_s), as_json, f"removed {path}")
+    show_result(run_client(settings, work, timeout_s), as_json, f"removed {path}")
 
 
 async def _empty(opened: Workspace, top: bytes) -> None:
@@ -250,7 +239,7 @@ def ln(
 
     if symbolic and existing.startswith("/"):
         click.echo(f"note: {existing} is absolute; it may mean something else on another host", err=True)
-    _show_result(run_client(settings, work, timeout_s, intent), as_json, f"{path} → {existing}")
+    show_result(run_client(settings, work, timeout_s, intent), as_json, f"{path} → {existing}")
 
 
 @click.command("mkdir")
@@ -268,7 +257,7 @@ def mkdir(
     async def work(client: Client) -> FileResult:
         return await (await client.open_workspace(name)).mkdir(path)
 
-    _show_result(run_client(settings, work, timeout_s, intent), as_json, path)
+    show_result(run_client(settings, work, timeout_s, intent), as_json, path)
 
 
 @click.command("stat")
@@ -311,69 +300,4 @@ def _inode(inode: workspace_pb2.Inode) -> dict[str, object]:
     return found
 
 
-@click.command("log")
-@click.argument("name")
-@click.option("-n", "last", type=click.IntRange(1), default=20, show_default=True, help="How many of the last ones.")
-@click.option("--from", "from_index", type=click.IntRange(1), default=None, help="From this log_index instead.")
-@click.option("-f", "follow", is_flag=True, help="Go on as operations are accepted.")
-@json_option
-@timeout
-@connection_options
-def log(
-    name: str,
-    last: int,
-    from_index: int | None,
-    follow: bool,
-    as_json: bool,
-    timeout_s: float | None,
-    settings: ClientSettings,
-) -> None:
-    """Show accepted operations in order."""
-
-    async def work(client: Client) -> None:
-        opened = await client.open_workspace(name)
-        start = from_index
-        if start is None:
-            start = max(1, (await opened.barrier()).workspace.log_index - last + 1)
-        try:
-            async for record in opened.log(start, follow=follow):
-                _show_record(record, as_json)
-        except HistoryGoneError as error:
-            raise HistoryGoneError(f"{error}; use --from with a later index") from error
-
-    try:
-        run_client(settings, work, timeout_s)
-    except KeyboardInterrupt:
-        return
-
-
-def _show_record(record: LogRecord, as_json: bool) -> None:
-    file = command_pb2.Command.FromString(record.command).file
-    kind = file.WhichOneof("op") or "?"
-    op = getattr(file, kind, None)
-    place = getattr(op, "place", None) or getattr(op, "source", None)
-    target = shown(place.name) if place is not None else ""
-    if kind == "rename":
-        target += f" → {shown(file.rename.target.name)}"
-    if as_json:
-        print_json(
-            {
-                "log_index": record.log_index,
-                "raft_index": record.raft_index,
-                "committed_at": instant(record.committed_at_ns),
-                "op": kind,
-                "name": target,
-                "inode_id": record.inode_id.hex(),
-                "client": record.client_id.hex(),
-                "seq": record.client_seq,
-                "worker": record.worker,
-                "agent": record.origin.agent,
-                "root": record.root.hex(),
-            }
-        )
-    else:
-        who = record.origin.agent or record.worker or record.client_id.hex()[:8]
-        click.echo(f"{record.log_index:>9}  {instant(record.committed_at_ns)}  {who:<12}  {kind:<12} {target}")
-
-
-COMMANDS = (ls, cat, put, mkdir, mv, rm, ln, stat_command, log)
+COMMANDS = (ls, cat, put, mkdir, mv, rm, ln, stat_command)

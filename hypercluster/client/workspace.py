@@ -357,7 +357,7 @@ class Workspace:
                                     yield record
                     case "snapshot_needed":
                         kept = event.snapshot_needed.retained_from
-                        raise HistoryGoneError(f"the log is kept from {kept}; {next_index} is gone")
+                        raise HistoryGoneError(f"the log is kept from {kept}; {next_index} is gone", kept)
                     case "caught_up" if not follow:
                         return
         except grpc.aio.AioRpcError as error:

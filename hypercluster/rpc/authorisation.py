@@ -34,6 +34,7 @@ _MEMBER_METHODS = {
         "WatchLog",
         "TreeSnapshot",
         "IntentStatus",
+        "Proof",
         "Session",
     ),
     "ClusterService": ("Status", "Members"),

@@ -13,9 +13,10 @@ from hypercluster import limits
 from hypercluster.pb.v1 import workspace_pb2 as pb
 from hypercluster.state_machine.workspace.errnos import ENOENT
 from hypercluster.state_machine.workspace.extents import Extent
+from hypercluster.state_machine.workspace.proofs import LeafProof
 from hypercluster.state_machine.workspace.records import KIND_DIRECTORY, KIND_FILE, KIND_SYMLINK, Header, Inode
 
-__all__ = ["ENOENT", "extent", "inode", "summary", "within_bytes"]
+__all__ = ["ENOENT", "extent", "inode", "proof_leaf", "summary", "within_bytes"]
 
 M = TypeVar("M", bound=Message)
 
@@ -55,6 +56,11 @@ def inode(node: Inode) -> pb.Inode:
         content_index=node.content_index,
         metadata_index=node.metadata_index,
     )
+
+
+def proof_leaf(proof: LeafProof) -> pb.ProofLeaf:
+    inners = [pb.ProofInner(size=size, hashes=hashes) for size, hashes in proof.inners]
+    return pb.ProofLeaf(text=proof.text, inners=inners, bucket=proof.bucket)
 
 
 def extent(found: Extent) -> pb.Extent:

@@ -11,7 +11,13 @@ from __future__ import annotations
 import asyncio
 
 from hypercluster import limits
-from hypercluster.errors import HistoryChangedError, HistoryGoneError, MalformedError, WrongWorkspaceError
+from hypercluster.errors import (
+    HistoryChangedError,
+    HistoryGoneError,
+    MalformedError,
+    WrongWorkspaceError,
+    check,
+)
 from hypercluster.node.fanout import Fanout, Head, Slice
 from hypercluster.node.reads import Reads, ReadWish
 from hypercluster.node.standing import Standing
@@ -26,6 +32,8 @@ from hypercluster.state_machine.queries import Judgement, intent_status
 from hypercluster.state_machine.store import Reader
 from hypercluster.state_machine.workspace import queries
 from hypercluster.state_machine.workspace.chunks import read_presence, sender_id
+from hypercluster.state_machine.workspace.proof_trees import ProofTrees
+from hypercluster.state_machine.workspace.proofs import prove_path
 from hypercluster.state_machine.workspace.records import ROOT_ID, Header
 from hypercluster.storage.identity import Identity
 from hypercluster.values import ClientId, ReadLevel
@@ -47,6 +55,7 @@ class WorkspaceService:
         self._fanout = fanout
         self._standing = standing
         self._identity = identity
+        self._proof_trees = ProofTrees()
 
     # -- answers ----------------------------------------------------------------------------------
 
@@ -123,6 +132,32 @@ class WorkspaceService:
         committed = mine and found.judgement is Judgement.JUDGED
         state = pb.INTENT_STATE_COMMITTED if committed else pb.INTENT_STATE_NOT_FOUND
         return pb.IntentStatusResponse(state=state_of(point), intent=state)
+
+    async def proof(self, request: pb.ProofRequest, call: Call) -> pb.ProofResponse:
+        """Any node proves its own applied tree: what a proof says rests on its hashes, not on who made it."""
+        names = queries.path_names(request.path)
+        if len(request.path) > queries.PATH_BYTES_MAX or len(names) > limits.PROOF_NAMES_MAX:
+            raise MalformedError(
+                f"path: {len(request.path)} bytes and {len(names)} names, at most {queries.PATH_BYTES_MAX} and "
+                f"PROOF_NAMES_MAX, {limits.PROOF_NAMES_MAX}"
+            )
+        point = await self._reads.point(wish_of(request.read), call.timeout_s)
+        header = self._header(request.workspace_id, call)
+        if request.log_index not in (0, header.log_index):
+            raise HistoryGoneError(
+                f"log_index {request.log_index}: this node has the Merkle tree of log_index {header.log_index} only"
+            )
+        tree = self._proof_trees.open(self._reader, request.workspace_id)
+        check(tree is not None, "a workspace with a header has a tree")
+        assert tree is not None
+        answer = pb.ProofResponse(state=state_of(point), log_index=header.log_index, root=header.root)
+        proof = prove_path(self._reader, tree, request.workspace_id, names)
+        if proof is None:
+            answer.errno = messages.ENOENT
+        else:
+            answer.entries.extend(messages.proof_leaf(entry) for entry in proof.entries)
+            answer.inode.CopyFrom(messages.proof_leaf(proof.inode))
+        return answer
 
     # -- streams ----------------------------------------------------------------------------------
 

@@ -340,6 +340,52 @@ class IntentStatusResponse(_message.Message):
     intent: IntentState
     def __init__(self, state: _Optional[_Union[_read_pb2.ReadState, _Mapping]] = ..., intent: _Optional[_Union[IntentState, str]] = ...) -> None: ...
 
+class ProofRequest(_message.Message):
+    __slots__ = ("read", "workspace_id", "path", "log_index")
+    READ_FIELD_NUMBER: _ClassVar[int]
+    WORKSPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    read: _read_pb2.ReadOptions
+    workspace_id: bytes
+    path: bytes
+    log_index: int
+    def __init__(self, read: _Optional[_Union[_read_pb2.ReadOptions, _Mapping]] = ..., workspace_id: _Optional[bytes] = ..., path: _Optional[bytes] = ..., log_index: _Optional[int] = ...) -> None: ...
+
+class ProofInner(_message.Message):
+    __slots__ = ("size", "hashes")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    hashes: bytes
+    def __init__(self, size: _Optional[int] = ..., hashes: _Optional[bytes] = ...) -> None: ...
+
+class ProofLeaf(_message.Message):
+    __slots__ = ("text", "inners", "bucket")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    INNERS_FIELD_NUMBER: _ClassVar[int]
+    BUCKET_FIELD_NUMBER: _ClassVar[int]
+    text: bytes
+    inners: _containers.RepeatedCompositeFieldContainer[ProofInner]
+    bucket: bytes
+    def __init__(self, text: _Optional[bytes] = ..., inners: _Optional[_Iterable[_Union[ProofInner, _Mapping]]] = ..., bucket: _Optional[bytes] = ...) -> None: ...
+
+class ProofResponse(_message.Message):
+    __slots__ = ("state", "log_index", "root", "entries", "inode", "errno")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    ERRNO_FIELD_NUMBER: _ClassVar[int]
+    state: _read_pb2.ReadState
+    log_index: int
+    root: bytes
+    entries: _containers.RepeatedCompositeFieldContainer[ProofLeaf]
+    inode: ProofLeaf
+    errno: int
+    def __init__(self, state: _Optional[_Union[_read_pb2.ReadState, _Mapping]] = ..., log_index: _Optional[int] = ..., root: _Optional[bytes] = ..., entries: _Optional[_Iterable[_Union[ProofLeaf, _Mapping]]] = ..., inode: _Optional[_Union[ProofLeaf, _Mapping]] = ..., errno: _Optional[int] = ...) -> None: ...
+
 class WorkerMessage(_message.Message):
     __slots__ = ("hello", "applied")
     HELLO_FIELD_NUMBER: _ClassVar[int]

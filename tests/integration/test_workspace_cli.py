@@ -1,0 +1,115 @@
+"""Commands on paths of a workspace against real nodes: attributes, history, base indexes, proofs (WS-61)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.integration.cluster import Cluster
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+    async with Cluster(tmp_path_factory.mktemp("cli"), 1) as running:
+        yield running
+
+
+class Shell:
+    """Runs commands as a person would."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._config = ("--config", str(cluster.client_file))
+
+    def raw(self, *arguments: str, stdin: bytes = b"", code: int = 0) -> bytes:
+        command = [sys.executable, "-m", "hypercluster.cli.main", "workspace", *arguments]
+        if arguments[0] != "verify-proof":
+            command += self._config
+        done = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=60)
+        assert done.returncode == code, (arguments, done.stdout, done.stderr)
+        return done.stdout + done.stderr
+
+    def rows(self, *arguments: str) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.raw(*arguments, "--json").splitlines()]
+
+    def row(self, *arguments: str) -> dict[str, object]:
+        (found,) = self.rows(*arguments)
+        return found
+
+
+@pytest.mark.req("WS-61", "WS-24", "WS-28")
+async def test_attributes_history_and_base_indexes(cluster: Cluster) -> None:
+    shell = Shell(cluster)
+
+    def work() -> None:
+        shell.raw("create", "paths")
+        shell.raw("put", "paths", "one", stdin=b"first")
+        shell.raw("xattr", "set", "paths", "one", "user.kind", "text")
+        shell.raw("xattr", "set", "paths", "one", "user.raw", stdin=b"\x00\xff")
+        assert b"EEXIST" in shell.raw("xattr", "set", "paths", "one", "user.raw", "x", "--create", code=1)
+        assert b"ENODATA" in shell.raw("xattr", "set", "paths", "one", "user.none", "x", "--replace", code=1)
+        assert [row["name"] for row in shell.rows("xattr", "list", "paths", "one")] == ["user.kind", "user.raw"]
+        assert shell.raw("xattr", "get", "paths", "one", "user.raw") == b"\x00\xff"
+        assert shell.row("xattr", "get", "paths", "one", "user.raw")["base64"] == "AP8="
+        shell.raw("xattr", "rm", "paths", "one", "user.raw")
+        assert b"ENODATA" in shell.raw("xattr", "get", "paths", "one", "user.raw", code=1)
+
+        seen = str(shell.row("stat", "paths", "one")["content_index"])
+        shell.raw("put", "paths", "one", "--base-index", seen, stdin=b"second")
+        refused = shell.raw("put", "paths", "one", "--base-index", seen, stdin=b"third", code=1)
+        assert b"it has changed since it was read (present index" in refused
+        blocks = shell.rows("cat", "paths", "one")
+        assert b"".join(base64.b64decode(str(block["base64"])) for block in blocks) == b"second"
+
+        shell.raw("put", "paths", "two", stdin=b"other")
+        shell.raw("mv", "paths", "one", "renamed")
+        operations = [row["op"] for row in shell.rows("history", "paths", "renamed")]
+        assert operations[:2] == ["create", "write"] and operations[-1] == "rename"
+        assert operations.count("set_xattr") == 2 and operations.count("remove_xattr") == 1
+
+    await asyncio.to_thread(work)
+
+
+@pytest.mark.req("WS-61", "WS-35")
+async def test_a_proof_of_a_path_holds_without_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    shell = Shell(cluster)
+    content, file = tmp_path / "content", tmp_path / "it.proof"
+    content.write_bytes(bytes(range(256)) * 500)
+
+    def work() -> None:
+        shell.raw("create", "proven")
+        shell.raw("mkdir", "proven", "docs")
+        shell.raw("put", "proven", "docs/one", stdin=content.read_bytes())
+        shell.raw("ln", "proven", "one", "docs/link", "-s")
+        shell.raw("proof", "proven", "docs/one", "-o", str(file))
+        root = str(shell.row("status", "proven")["root"])
+        told = json.loads(shell.raw("verify-proof", str(file), "--root", root, "--content", str(content), "--json"))
+        assert told["holds"] and told["path"] == "docs/one" and told["inode"]["size"] == 128_000
+        index = told["claimed"]["log_index"]
+        shell.raw("verify-proof", str(file), "--content", str(file), code=1)
+        assert b"ENOENT" in shell.raw("proof", "proven", "docs/two", code=1)
+        # A link, a directory and the root have proofs as well.
+        for path, kind in (("docs/link", "symlink"), ("docs", "directory"), ("/", "directory")):
+            other = tmp_path / "other.proof"
+            other.write_bytes(shell.raw("proof", "proven", path, "--index", str(index)))
+            assert json.loads(shell.raw("verify-proof", str(other), "--json"))["inode"]["kind"] == kind
+        # The file changes: its old proof still holds for the old root, and the old tree can no longer be proven.
+        shell.raw("put", "proven", "docs/one", stdin=b"short")
+        assert shell.raw("verify-proof", str(file), "--root", root)
+        newer = str(shell.row("status", "proven")["root"])
+        assert b"another than the one given" in shell.raw("verify-proof", str(file), "--root", newer, code=1)
+        assert b"has the Merkle tree of log_index" in shell.raw(
+            "proof", "proven", "docs/one", "--index", str(index), code=1
+        )
+        assert b"PROOF_NAMES_MAX" in shell.raw("proof", "proven", "x/" * 200, code=1)
+
+    await asyncio.to_thread(work)
