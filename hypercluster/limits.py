@@ -93,6 +93,13 @@ LOCAL_PATTERNS_BYTES_MAX: Final = 16 * KIB
 # Retention (WS-53, WS-54).
 SNAPSHOT_EVERY_S: Final = 300
 SNAPSHOTS_KEPT: Final = 864
+SNAPSHOTS_MAX: Final = 4_096  # of one workspace, whatever the setting says
+REPLAY_WINDOW_MS: Final = 600_000  # WS-52: a gap inside both is closed from the log
+REPLAY_WINDOW_OPS: Final = 2_000_000
+LAG_MAX_MS: Final = 1_800_000  # a connected worker behind by more than one of these is cut over to a snapshot
+LAG_MAX_OPS: Final = 2_000_000
+OPLOG_KEEP_S: Final = 72 * 3600  # the larger of the two
+OPLOG_KEEP_OPS: Final = 10_000_000
 COLLECT_CHUNKS_MAX: Final = 300
 CHUNK_PIN_MS: Final = 60_000
 
@@ -193,6 +200,9 @@ check(COMMAND_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX, "a command must fit a client
 check(INLINE_BYTES_MAX <= CHUNK_BYTES_MAX, "inline content becomes one chunk")
 check(ELECTION_MIN_MS >= 3 * HEARTBEAT_MS, "an election timeout must survive two lost heartbeats")
 check(ELECTION_MAX_MS > ELECTION_MIN_MS, "election timeouts are drawn from a range")
+check(SNAPSHOTS_KEPT < SNAPSHOTS_MAX, "what is kept by default fits, with room to drop the oldest after")
+check(REPLAY_WINDOW_MS <= LAG_MAX_MS and REPLAY_WINDOW_OPS <= LAG_MAX_OPS, "who may begin by the log may go on by it")
+check(CHUNK_PIN_MS <= LAG_MAX_MS, "a chunk that was in a tree stays at least as long as one that was only sent")
 check(ORPHAN_KEEP_MS >= 3 * LOCK_TTL_MS, "orphans outlive the locks on them")
 check(FALLBACK_MS < 2 * ELECTION_MIN_MS, "a leader without a majority steps down within two election timeouts")
 check(CHUNK_REQUEST_HASHES_MAX * CHUNK_BYTES_MAX < PEER_FRAME_BYTES_MAX, "an answer with chunks must fit a frame")

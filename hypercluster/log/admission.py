@@ -20,6 +20,7 @@ from hypercluster.limits import (
     CAUSE_BYTES_MAX,
     CHUNK_BYTES_MAX,
     CLIENT_MESSAGE_BYTES_MAX,
+    COLLECT_CHUNKS_MAX,
     COMMAND_BYTES_MAX,
     HUB_KEY_BYTES_MAX,
     HUB_NAMESPACE_BYTES_MAX,
@@ -211,6 +212,17 @@ def _check_maintenance(command: Command, where: str) -> None:
                 raise MalformedError(f"{where}.raise_versions_floor.floor_index is over {NUMBER_MAX}")
         case "trim_oplog":
             _exactly(f"{where}.trim_oplog.workspace_id", command.maintenance.trim_oplog.workspace_id, ID_BYTES)
+        case "snapshot_mark":
+            _exactly(f"{where}.snapshot_mark.workspace_id", command.maintenance.snapshot_mark.workspace_id, ID_BYTES)
+        case "snapshot_drop":
+            _exactly(f"{where}.snapshot_drop.workspace_id", command.maintenance.snapshot_drop.workspace_id, ID_BYTES)
+        case "chunk_collect":
+            collect = command.maintenance.chunk_collect
+            _exactly(f"{where}.chunk_collect.workspace_id", collect.workspace_id, ID_BYTES)
+            count = len(collect.hashes)
+            _size(f"{where}.chunk_collect.hashes", count, "COLLECT_CHUNKS_MAX", COLLECT_CHUNKS_MAX, unit="hashes")
+            for number, chunk_hash in enumerate(collect.hashes):
+                _exactly(f"{where}.chunk_collect.hashes[{number}]", chunk_hash, HASH_BYTES)
         case _:
             raise MalformedError(f"{where} holds no command")
 

@@ -31,7 +31,7 @@ from hypercluster.rpc.worker_session import WorkerSession
 from hypercluster.state_machine.queries import Judgement, intent_status
 from hypercluster.state_machine.store import Reader
 from hypercluster.state_machine.workspace import queries
-from hypercluster.state_machine.workspace.chunks import read_presence, sender_id
+from hypercluster.state_machine.workspace.chunks import sender_id
 from hypercluster.state_machine.workspace.proof_trees import ProofTrees
 from hypercluster.state_machine.workspace.proofs import prove_path
 from hypercluster.state_machine.workspace.records import ROOT_ID, Header
@@ -165,7 +165,7 @@ class WorkspaceService:
         _check_hashes(request.hashes)
         self._header(request.workspace_id, call)
         for number, chunk_hash in enumerate(request.hashes):
-            present = read_presence(self._reader, request.workspace_id, chunk_hash) is not None
+            present = queries.was_referenced(self._reader, request.workspace_id, chunk_hash)
             content = self._chunks.read_chunk(chunk_hash) if present else None
             answer = pb.ChunkContent(hash=chunk_hash, content=content or b"", absent=content is None)
             await call.write(answer.SerializeToString())

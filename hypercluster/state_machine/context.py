@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hypercluster.state_machine.coordination.events import CoordinationEvent
+from hypercluster.state_machine.outcome import MarkedSnapshot
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.values import ClientId, Index, Nanos, Scope, Seq, Term
 
@@ -26,6 +27,10 @@ class Effects:
     version_links: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
     # (workspace_id, what happened), in order: for whoever watches, and for the leader's lease timers
     events: list[tuple[bytes, CoordinationEvent]] = field(default_factory=list)
+    # workspace_id -> Raft index and stamp of the command that asked for a snapshot at the end of this entry (WS-53)
+    snapshot_marks: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    # the snapshots this entry marked, once it has ended
+    marked: list[MarkedSnapshot] = field(default_factory=list)
 
 
 @dataclass(slots=True)

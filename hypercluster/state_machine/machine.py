@@ -149,6 +149,7 @@ class Machine:
             log_batches=log_batches,
             hub_batches=hub_batches,
             events=tuple(context.effects.events),
+            snapshots=tuple(context.effects.marked),
         )
 
     def _quarantine(self, index: Index) -> Callable[[int], bool] | None:

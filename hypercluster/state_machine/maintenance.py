@@ -1,6 +1,7 @@
 """Commands that keep state small: the leader proposes them, apply judges them like all others.
 
-Owns: the verdicts on ForgetLane (D-7), RaiseVersionsFloor (D-18) and TrimOplog.
+Owns: the verdicts on ForgetLane (D-7), RaiseVersionsFloor (D-18) and TrimOplog, and the way to those on snapshots and
+the collection of chunks (workspace/retention.py).
 Invariants: each touches at most 1 000 keys and can be proposed again until nothing is left (D-4); none of them does
 anything whose guard no longer holds. The outcome's `version` counts what was removed; 0 means there is no more.
 """
@@ -12,7 +13,7 @@ from hypercluster.state_machine import versions
 from hypercluster.state_machine.context import OpContext
 from hypercluster.state_machine.lanes import Lanes
 from hypercluster.state_machine.outcome import BAD_OP_TYPE, OK, PRECONDITION_FAILED, HubOutcome
-from hypercluster.state_machine.workspace import trim_log
+from hypercluster.state_machine.workspace import collect_chunks, drop_snapshot, mark_snapshot, trim_log
 from hypercluster.values import ClientId, Index
 
 
@@ -27,6 +28,12 @@ def judge_maintenance(ctx: OpContext, lanes: Lanes, command: MaintenanceCommand)
         case "trim_oplog":
             trim = command.trim_oplog
             return HubOutcome(OK, trim_log(ctx.overlay, trim.workspace_id, trim.below_log_index))
+        case "snapshot_mark":
+            return mark_snapshot(ctx, command.snapshot_mark)
+        case "snapshot_drop":
+            return drop_snapshot(ctx, command.snapshot_drop)
+        case "chunk_collect":
+            return collect_chunks(ctx, command.chunk_collect)
         case _:
             return HubOutcome(BAD_OP_TYPE, 0)
 

@@ -75,6 +75,14 @@ class FileOutcome:
     hazard: HazardFound | None = None  # told to who did it, and kept in the op log
 
 
+class MarkedSnapshot(NamedTuple):
+    """A workspace snapshot that an entry marked: the tree as it is once the entry's changes are written (WS-53)."""
+
+    workspace_id: bytes
+    log_index: int
+    root: bytes
+
+
 class HubOutcome(NamedTuple):
     """The verdict on a hub or maintenance command; `version` is the server_seq of the key's present value."""
 
@@ -118,3 +126,4 @@ class Applied:
     log_batches: Mapping[bytes, bytes] = field(default_factory=dict)  # workspace_id -> LogBatch
     hub_batches: Mapping[Scope, bytes] = field(default_factory=dict)  # scope -> op log record (oplog.py)
     events: Sequence[tuple[bytes, CoordinationEvent]] = ()  # (workspace_id, what happened), in order
+    snapshots: Sequence[MarkedSnapshot] = ()  # to be taken of the state as these changes leave it

@@ -83,6 +83,11 @@ class Overlay:
         for key in pending[position:]:
             yield from self._written(mine, key)
 
+    def written(self, family: Family) -> dict[bytes, bytes | None]:
+        """What this entry has written so far in one family: the last value of each key, None where it was deleted. For
+        those who look at many small ranges, where `scan` would pass over the changes for each."""
+        return {key: value for changed, key, value in self._changes if changed is family}
+
     @staticmethod
     def _written(mine: dict[bytes, bytes | None], key: bytes) -> Iterator[tuple[bytes, bytes]]:
         value = mine[key]

@@ -9,5 +9,17 @@ from __future__ import annotations
 from hypercluster.state_machine.workspace.judging import judge
 from hypercluster.state_machine.workspace.oplog import flush_log, trim_log
 from hypercluster.state_machine.workspace.replaying import ReplayEffects, replay, take_replayed
+from hypercluster.state_machine.workspace.retention import collect_chunks
+from hypercluster.state_machine.workspace.snapshots import drop_snapshot, mark_snapshot
 
-__all__ = ["ReplayEffects", "flush_log", "judge", "replay", "take_replayed", "trim_log"]
+__all__ = [
+    "ReplayEffects",
+    "collect_chunks",
+    "drop_snapshot",
+    "flush_log",
+    "judge",
+    "mark_snapshot",
+    "replay",
+    "take_replayed",
+    "trim_log",
+]

@@ -1,16 +1,18 @@
 """Which chunks a workspace and its organisation have, and who may refer to them (WS-14, WS-29, WS-32, WS-33).
 
 Owns: the records of Family.CHUNKS, their counts, and the verdict "this chunk is present for this sender".
-Records: per (workspace, chunk) how many extents refer to it, its length and the stamp it was last sent or written at
-(a chunk without references stays for 60 s after it, and then until collected); per (workspace, chunk, sender) that
-the sender has sent it; per (organisation, chunk) how many workspaces have it, as its bytes are stored once.
+Records: per (workspace, chunk) how many extents refer to it, its length, the stamp it was last sent or written at
+(a chunk without references stays for 60 s after it, and then until collected), and between which log_indexes extents
+referred to it; per (workspace, chunk, sender) that the sender has sent it; per (organisation, chunk) how many
+workspaces have it, as its bytes are stored once.
 Invariants: a chunk is present for a sender only if an extent of the same workspace refers to it or this sender has sent
-it: to know a hash gives neither its content nor the fact that it exists elsewhere. Nothing is removed here: a logged
-collection does that, from these counts.
+it: to know a hash gives neither its content nor the fact that it exists elsewhere. Each state between `born` and `died`
+that holds an extent of the chunk lies in that span; it only ever widens. What is removed is decided by retention.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -19,7 +21,7 @@ from blake3 import blake3
 from hypercluster.errors import check
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Family, Reader
-from hypercluster.state_machine.workspace.records import Header
+from hypercluster.state_machine.workspace.records import Header, prefix_end
 
 HASH_BYTES: Final = 32
 
@@ -28,18 +30,31 @@ _OF_SENDER: Final = b"s"
 _OF_ORGANISATION: Final = b"o"
 _ACCOUNT: Final = b"q"
 
-_PRESENCE: Final = Struct(">QIQ")
+_PRESENCE: Final = Struct(">QIQQQ")
+_PRESENCE_WITHOUT_SPAN: Final = Struct(">QIQ")  # as it was written before snapshots
 _ORGANISATION_CHUNK: Final = Struct(">QI")
 _ORGANISATION: Final = Struct(">QQQQQ")
 _STAMP: Final = Struct(">Q")
 
 
 class Presence(NamedTuple):
-    """A chunk of a workspace. `touched_ns`: when it was last sent or written."""
+    """A chunk of a workspace. `touched_ns`: when it was last sent or written, or lost a reference.
+
+    The trees that hold it are among those after the operations `born` to `died` - 1: `born` is the log_index that
+    referred to it first (0: none did yet), `died` the one that ended its last reference (0: while it has some)."""
 
     references: int
     length: int
     touched_ns: int
+    born: int = 0
+    died: int = 0
+
+
+def decode_presence(record: bytes) -> Presence:
+    if len(record) == _PRESENCE.size:
+        return Presence._make(_PRESENCE.unpack(record))
+    references, length, touched_ns = _PRESENCE_WITHOUT_SPAN.unpack(record)
+    return Presence(references, length, touched_ns, 1, 0 if references else 1)
 
 
 class Account(NamedTuple):
@@ -56,6 +71,18 @@ def presence_key(workspace_id: bytes, chunk_hash: bytes) -> bytes:
     return _OF_WORKSPACE + workspace_id + chunk_hash
 
 
+def sender_prefix(workspace_id: bytes, chunk_hash: bytes) -> bytes:
+    """Keys of Family.CHUNKS that begin so say who has sent the chunk."""
+    return _OF_SENDER + workspace_id + chunk_hash
+
+
+def present_chunks(reader: Reader, workspace_id: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Presence]]:
+    """Chunks of the workspace in order of their hashes, from the one after `after`."""
+    prefix = _OF_WORKSPACE + workspace_id
+    for key, record in reader.scan(Family.CHUNKS, prefix + after + (b"\0" if after else b""), prefix_end(prefix)):
+        yield key[len(prefix) :], decode_presence(record)
+
+
 def organisation_id(org: str) -> bytes:
     return blake3(org.encode()).digest()[:16]
 
@@ -68,7 +95,7 @@ def sender_id(worker: str, principal: str) -> bytes:
 
 def read_presence(reader: Reader, workspace_id: bytes, chunk_hash: bytes) -> Presence | None:
     record = reader.get(Family.CHUNKS, _OF_WORKSPACE + workspace_id + chunk_hash)
-    return None if record is None else Presence._make(_PRESENCE.unpack(record))
+    return None if record is None else decode_presence(record)
 
 
 def read_account(reader: Reader, org: str) -> Account:
@@ -131,26 +158,52 @@ class ChunkLedger:
 
     def presence(self, chunk_hash: bytes) -> Presence | None:
         record = self._overlay.get(Family.CHUNKS, self._prefix + chunk_hash)
-        return None if record is None else Presence._make(_PRESENCE.unpack(record))
+        return None if record is None else decode_presence(record)
 
     def send(self, chunk_hash: bytes, length: int, stamp_ns: int, sender: bytes) -> bool:
         """A chunk that `sender` has sent ahead of the operation that needs it. True if it is new here."""
         key = _OF_SENDER + self._header.workspace_id + chunk_hash + sender
         self._overlay.put(Family.CHUNKS, key, _STAMP.pack(stamp_ns))
         presence = self.presence(chunk_hash)
-        self.settle(chunk_hash, presence, 0, length, stamp_ns)
+        self.settle(chunk_hash, presence, 0, length, stamp_ns, 0)
         return presence is None
 
-    def settle(self, chunk_hash: bytes, presence: Presence | None, change: int, length: int, stamp_ns: int) -> None:
-        """References made and ended by one command, which brought the chunk along if it was not present."""
-        references = change
+    def settle(
+        self, chunk_hash: bytes, presence: Presence | None, change: int, length: int, stamp_ns: int, log_index: int
+    ) -> None:
+        """References made and ended by the command that is `log_index`, which brought the chunk along if it was not
+        present."""
+        references, born, died = change, 0, 0
         if presence is not None:
             references += presence.references
-            length = presence.length
+            length, born, died = presence.length, presence.born, presence.died
         check(references >= 0 and length > 0, "chunk references must add up")
-        self._overlay.put(Family.CHUNKS, self._prefix + chunk_hash, _PRESENCE.pack(references, length, stamp_ns))
+        if references:
+            born, died = born or log_index, 0
+        elif change:
+            died = log_index
+        record = _PRESENCE.pack(references, length, stamp_ns, born, died)
+        self._overlay.put(Family.CHUNKS, self._prefix + chunk_hash, record)
         if presence is None:
             self._enter(chunk_hash, length)
+
+    def remove(self, chunk_hash: bytes, length: int, senders: Iterable[bytes]) -> None:
+        """The chunk is absent from here on: presence, who sent it, and its place in the organisation's account.
+        `senders` are the keys of its sender records."""
+        self._overlay.delete(Family.CHUNKS, self._prefix + chunk_hash)
+        for key in senders:
+            self._overlay.delete(Family.CHUNKS, key)
+        self._header.chunk_count -= 1
+        self._header.chunk_bytes -= length
+        key = self._organisation + chunk_hash
+        record = self._overlay.get(Family.CHUNKS, key)
+        workspaces = _ORGANISATION_CHUNK.unpack(record)[0] if record else 0
+        check(workspaces > 0, "a chunk of a workspace is one of its organisation")
+        if workspaces > 1:
+            self._overlay.put(Family.CHUNKS, key, _ORGANISATION_CHUNK.pack(workspaces - 1, length))
+        else:
+            self._overlay.delete(Family.CHUNKS, key)
+            self.account.charge(-1, -length, 0)
 
     def _enter(self, chunk_hash: bytes, length: int) -> None:
         """The chunk is new in the workspace, and perhaps in its organisation."""

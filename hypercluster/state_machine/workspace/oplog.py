@@ -22,6 +22,7 @@ from hypercluster.state_machine.outcome import FileOutcome
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Family, Reader
 from hypercluster.state_machine.workspace.records import prefix_end
+from hypercluster.state_machine.workspace.snapshots import flush_marks
 from hypercluster.state_machine.workspace.state import flush_workspaces
 
 TRIM_KEYS_MAX: Final = COMMAND_KEYS_MAX
@@ -93,6 +94,7 @@ def flush_log(overlay: Overlay, effects: Effects) -> dict[bytes, bytes]:
         batch = batches[workspace_id] = encode_log_batch(records)
         first = workspaces[workspace_id].header.log_index - len(records) + 1
         overlay.put_uncached(Family.OPLOG, log_key(workspace_id, first), batch)
+    flush_marks(overlay, effects, workspaces)
     return batches
 
 

@@ -166,10 +166,11 @@ def missing_chunks(reader: Reader, workspace_id: bytes, hashes: Iterable[bytes],
     return list(missing)
 
 
-def is_referenced(reader: Reader, workspace_id: bytes, chunk_hash: bytes) -> bool:
-    """Whether the workspace's files refer to the chunk, so that its content may be handed out."""
+def was_referenced(reader: Reader, workspace_id: bytes, chunk_hash: bytes) -> bool:
+    """Whether the workspace's files refer to the chunk, or did: a worker that follows the log, or begins with a
+    snapshot, asks for what a later operation has already replaced. What was only sent is nobody's to read (WS-14)."""
     presence = read_presence(reader, workspace_id, chunk_hash)
-    return presence is not None and presence.references > 0
+    return presence is not None and presence.born > 0
 
 
 def read_inode_at(reader: Reader, workspace_id: bytes, inode_id: bytes, index: Index) -> Inode | None:

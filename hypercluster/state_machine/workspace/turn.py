@@ -222,7 +222,8 @@ class Turn:
             for chunk_hash, change in self._chunk_delta.items():
                 length = self._added.get(chunk_hash, 0)
                 if change or length:
-                    ledger.settle(chunk_hash, self.presence(chunk_hash), change, length, self.stamp_ns)
+                    presence = self.presence(chunk_hash)
+                    ledger.settle(chunk_hash, presence, change, length, self.stamp_ns, self.log_index)
             header.raft_index = self._context.index
         header.log_index = self.log_index
         self.workspace.changed = True

@@ -6,13 +6,17 @@ replays the op log, as a worker does, and fails on the first difference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from hypercluster.pb.v1.command_pb2 import Command
+from hypercluster.pb.v1.command_pb2 import Command, MaintenanceCommand
+from hypercluster.pb.v1.retention_command_pb2 import ChunkCollect, SnapshotDrop, SnapshotMark
 from hypercluster.pb.v1.workspace_command_pb2 import LogBatch
 from hypercluster.state_machine import versions
 from hypercluster.state_machine.context import Effects, OpContext
-from hypercluster.state_machine.outcome import FileOutcome
+from hypercluster.state_machine.lanes import Lanes
+from hypercluster.state_machine.maintenance import judge_maintenance
+from hypercluster.state_machine.outcome import FileOutcome, HubOutcome, MarkedSnapshot
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Change, MemoryStore, Store
 from hypercluster.state_machine.workspace import ReplayEffects, flush_log, judge, replay, take_replayed
@@ -41,6 +45,8 @@ class Site:
         self.batches: list[bytes] = []
         self.workspace_id = b""
         self.last_changes: list[Change] = []
+        self.upkeep: list[HubOutcome] = []  # verdicts on maintenance commands, all of them
+        self.marked: list[MarkedSnapshot] = []
 
     def found(self, name: str = "w") -> FileOutcome:
         """Makes the workspace the following commands are for."""
@@ -83,15 +89,33 @@ class Site:
                 origin=b"",
                 command=command.SerializeToString(),
             )
-            outcomes.append(judge(context, command))
+            if command.HasField("maintenance"):
+                self.upkeep.append(judge_maintenance(context, Lanes(self.store), command.maintenance))
+            else:
+                outcomes.append(judge(context, command))
         batches = flush_log(self.overlay, effects)
         versions.flush(self.overlay, Index(self.index), effects.superseded)
         self.last_changes = self.overlay.take_changes()
         self.store.write(self.last_changes)
         self.chunks.update(effects.chunks)
+        self.marked += effects.marked
         if self.workspace_id in batches:
             self.batches.append(batches[self.workspace_id])
         return outcomes
+
+    def maintain(self, **kind: Any) -> HubOutcome:
+        """The verdict on one maintenance command, in an entry of its own."""
+        self.entry(Command(maintenance=MaintenanceCommand(**kind)))
+        return self.upkeep[-1]
+
+    def mark(self, after: int) -> HubOutcome:
+        return self.maintain(snapshot_mark=SnapshotMark(workspace_id=self.workspace_id, after_log_index=after))
+
+    def drop(self, log_index: int) -> HubOutcome:
+        return self.maintain(snapshot_drop=SnapshotDrop(workspace_id=self.workspace_id, log_index=log_index))
+
+    def collect(self, hashes: Iterable[bytes]) -> HubOutcome:
+        return self.maintain(chunk_collect=ChunkCollect(workspace_id=self.workspace_id, hashes=list(hashes)))
 
     def restart(self) -> None:
         """Every cache is gone; the store stays."""

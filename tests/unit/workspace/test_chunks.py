@@ -19,7 +19,7 @@ from hypercluster.state_machine.workspace.chunks import (
 )
 from hypercluster.state_machine.workspace.errnos import EDQUOT, EINVAL
 from hypercluster.state_machine.workspace.extents import Extent
-from hypercluster.state_machine.workspace.queries import extents_at, is_referenced, list_extents, missing_chunks
+from hypercluster.state_machine.workspace.queries import extents_at, list_extents, missing_chunks, was_referenced
 from hypercluster.state_machine.workspace.records import header_key
 from hypercluster.values import Index
 from tests.unit.workspace import ops
@@ -75,9 +75,9 @@ def test_knowing_a_hash_gives_neither_content_nor_existence(site: Site) -> None:
     assert missing_chunks(site.store, site.workspace_id, [BIG_HASH, OTHER_HASH, BIG_HASH], mine) == [OTHER_HASH]
     assert missing_chunks(site.store, site.workspace_id, [BIG_HASH], other) == [BIG_HASH]
     assert site.one(write, worker="worker-2").missing == (BIG_HASH,)
-    assert not is_referenced(site.store, site.workspace_id, BIG_HASH)
+    assert not was_referenced(site.store, site.workspace_id, BIG_HASH)
     site.done(write, worker="worker-1")
-    assert is_referenced(site.store, site.workspace_id, BIG_HASH)
+    assert was_referenced(site.store, site.workspace_id, BIG_HASH)
     assert missing_chunks(site.store, site.workspace_id, [BIG_HASH], other) == []
     site.done(write, worker="worker-2")
     # Another workspace of the same organisation is none the wiser.
