@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from hypercluster.node.reads import Reads
 from hypercluster.node.report import Fixed, Reporter
 from hypercluster.node.standing import Standing
 from hypercluster.node.timed_syncs import TimedSyncs
+from hypercluster.node.worker_table import WorkerTable
 from hypercluster.raft.adapter import RaftEngine
 from hypercluster.raft.driver import EngineDriver, SystemClock
 from hypercluster.raft.peer_hello import LocalNode
@@ -52,9 +54,11 @@ from hypercluster.rpc.cluster_service import ClusterService
 from hypercluster.rpc.command_service import CommandService
 from hypercluster.rpc.gate import Gate, GateSettings
 from hypercluster.rpc.hub_service import HubService
+from hypercluster.rpc.scoped import workspace_of
 from hypercluster.rpc.server import ClientServer
 from hypercluster.rpc.tls import client_listener_credentials
 from hypercluster.rpc.who import Authentication
+from hypercluster.rpc.worker_session import SessionParts
 from hypercluster.rpc.workspace_service import WorkspaceService, encode_slice
 from hypercluster.storage.disk import PosixDisk
 from hypercluster.storage.quarantine import note_failure
@@ -245,6 +249,7 @@ class _Wiring:
         admission = Admission(admit, machine.last_seq, lambda g: stored_answer(machine.lane(g.run.client_id), g))
         settings = proposer_settings(self.config)
         self.proposer = Proposer(self.engine, self.standing, admission, self.loop, self.clock, self.metrics, settings)
+        self.workers = WorkerTable(self.metrics)
         self.reporter = Reporter(
             self.standing,
             Fixed(
@@ -260,6 +265,7 @@ class _Wiring:
             digest_at=self.host.digest_at,
             flushed_index=self._flushed_index,
             client_address=self.addresses,
+            workers=self.workers,
             peer_problem=self.transport.problem,
         )
         self.maintenance = Maintenance(
@@ -285,11 +291,20 @@ class _Wiring:
         operators = tuple(f"client:{name}" for name in config.access.operators)
         admins = tuple(f"client:{name}" for name in config.access.admins)
         gate = Gate(authentication, GateSettings(operators, admins), self.metrics, self.fatal)
+        sessions = SessionParts(
+            self.fanout.op_log,
+            self.standing,
+            self.directory.identity,
+            self.workers,
+            self.clock,
+            proposer_settings(config),
+            partial(workspace_of, storage.store),
+        )
         services = {
             "hypercluster.v1.CommandService": CommandService(self.proposer),
             "hypercluster.v1.HubService": HubService(storage.store, self.reads),
             "hypercluster.v1.WorkspaceService": WorkspaceService(
-                storage.store, storage.chunks, self.reads, self.fanout, self.standing, self.directory.identity
+                storage.store, storage.chunks, self.reads, self.fanout, self.proposer, sessions
             ),
             "hypercluster.v1.ClusterService": ClusterService(self.engine, self.standing, self.reporter),
         }

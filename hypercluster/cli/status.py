@@ -165,6 +165,9 @@ def show(overview: Overview, console: Console) -> None:
             seen.state,
         )
     console.print(table)
+    for seen in overview.nodes:
+        for problem in seen.said.worker_problems if seen.said is not None else ():
+            console.print(f"worker {problem}", soft_wrap=True, markup=False)
 
 
 def as_dict(overview: Overview) -> dict[str, Any]:
@@ -187,7 +190,7 @@ def _node_dict(seen: Seen) -> dict[str, Any]:
     numbers = (
         "term", "last_index", "durable_index", "commit_index", "applied_index", "base_index", "clock_skew_ms",
         "disk_free_bytes", "disk_total_bytes", "fsync_p95_us", "commit_p50_us", "commit_p99_us", "started_at_ns",
-        "leader_since_ns",
+        "leader_since_ns", "workers_connected",
     )  # fmt: skip
     found |= {name: getattr(said, name) for name in numbers}
     found |= {
@@ -195,6 +198,7 @@ def _node_dict(seen: Seen) -> dict[str, Any]:
         "leader": said.leader,
         "version": said.version,
         "refusing_writes": said.refusing_writes,
+        "worker_problems": list(said.worker_problems),
     }
     found |= {k: getattr(said, k).hex() for k in ("digest", "cluster_id", "history_id")}
     return found

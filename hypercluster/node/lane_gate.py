@@ -30,6 +30,7 @@ class _HeldRun(Generic[T]):
 @dataclass(slots=True)
 class _Lane(Generic[T]):
     next_seq: int  # one above the highest seq that passed
+    last: T  # the run that arrived last: whose lane it is, and for looking into what is under way
     under_way: int = 0  # runs that passed and are not finished
     held: dict[int, _HeldRun[T]] = field(default_factory=dict)  # by first_seq
     held_ops: int = 0
@@ -60,14 +61,15 @@ class LaneGate(Generic[T]):
         lane = self._lanes.get(client_id)
         if lane is None:
             if judged is not None and first_seq > judged + 1:
-                lane = _Lane(next_seq=judged + 1)
+                lane = _Lane(judged + 1, item)
                 if not self._fits(lane, count, size_bytes):
                     return None
                 self._lanes[client_id] = lane
                 self._hold(client_id, lane, _HeldRun(first_seq, count, size_bytes, item, now_s + SEQ_HOLD_MS / 1000))
                 return []
-            self._lanes[client_id] = _Lane(next_seq=first_seq + count, under_way=1)
+            self._lanes[client_id] = _Lane(first_seq + count, item, under_way=1)
             return [item]
+        lane.last = item
         if judged is not None and judged >= lane.next_seq:
             lane.next_seq = judged + 1  # others of this lane went through another leader
         if first_seq > lane.next_seq:
@@ -117,6 +119,15 @@ class LaneGate(Generic[T]):
         lane.under_way -= 1
         if lane.under_way == 0 and not lane.held:
             del self._lanes[client_id]
+
+    def waiting(self, client_id: bytes, seq: int) -> T | None:
+        """The run that arrived last of a lane in which `seq`, if it is not judged, is under way or held; None: neither
+        is. A seq below those of a lane that began here later is taken to be under way as well, until it has ended."""
+        lane = self._lanes.get(client_id)
+        if lane is None:
+            return None
+        held = any(run.first_seq <= seq < run.first_seq + run.count for run in lane.held.values())
+        return lane.last if held or (lane.under_way and seq < lane.next_seq) else None
 
     def next_deadline(self) -> float | None:
         return self._deadlines[0][0] if self._deadlines else None

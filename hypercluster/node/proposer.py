@@ -146,7 +146,7 @@ class Proposer:
         size_bytes = _group_bytes(group)
         self._require_room(len(run.ops), size_bytes)
         if limited:
-            self._require_rate(caller.principal, len(run.ops), len(message), now_s)
+            self._require_rate(caller.worker or caller.principal, len(run.ops), len(message), now_s)
         bulk, flush = _kinds(run)
         return Ticket(group, caller, sink, len(run.ops), size_bytes, bulk, flush, now_s)
 
@@ -158,14 +158,22 @@ class Proposer:
                 f"({bytes_max} bytes): send again later"
             )
 
-    def _require_rate(self, principal: str, ops: int, size_bytes: int, now_s: float) -> None:
-        pause_ms = self._rates.admit(principal, ops, size_bytes, now_s)
-        if pause_ms:
-            self._metrics.rate_limit_rejections.inc()
-            rate = self._settings.rate
-            raise RateLimitedError(
-                f"{principal} may send {rate.ops_per_s} commands and {rate.bytes_per_s} bytes a second", pause_ms
+    def _require_rate(self, who: str, ops: int, size_bytes: int, now_s: float) -> None:
+        rates, rate = self._rates, self._settings.rate
+        begun = rates.quarantines
+        pause_ms = rates.admit(who, ops, size_bytes, now_s)
+        if not pause_ms:
+            return
+        self._metrics.rate_limit_rejections.inc()
+        words = f"{who} may send {rate.ops_per_s} commands and {rate.bytes_per_s} bytes a second"
+        if rates.quarantines != begun:
+            self._metrics.quarantines.inc()
+            log.warning(
+                "a worker that ignores its pauses is quarantined", extra={"fields": {"worker": who, "ms": pause_ms}}
             )
+        if rates.is_quarantined(who, now_s):
+            words += f"; it went on before its pauses were over and is quarantined for {pause_ms} ms more"
+        raise RateLimitedError(words, pause_ms)
 
     def _enter(self, ticket: Ticket) -> None:
         run = ticket.group.run
@@ -351,6 +359,11 @@ class Proposer:
         waiting, self._on_idle = self._on_idle, []
         for tell in waiting:
             tell()
+
+    def waiting(self, client_id: ClientId, seq: int) -> Caller | None:
+        """Who sent the command that is held back or proposed here under this key; None: there is none (WS-4)."""
+        ticket = self._gate.waiting(client_id, seq)
+        return None if ticket is None else ticket.caller
 
     @property
     def held_bytes(self) -> int:

@@ -1,11 +1,12 @@
-"""Token buckets, one a principal (WS-34).
+"""Token buckets, one a worker (WS-34).
 
-Owns: how much one principal may send, and the pause it is told.
+Owns: how much one worker (or a principal that is none) may send, and the pause it is told.
 Never: reads a clock (`now_s` is passed in), decides about queues.
 Invariants: an admitted message is charged in full, so a bucket may fall below zero and recovers at its rate (a
 message larger than the burst passes when the bucket is full, instead of never); a refused message is not
 charged; buckets are bounded in number, and forgetting a full one changes no answer.
-A principal that keeps sending before the pause it was told is over is quarantined for a stated time.
+A worker that keeps sending before the pause it was told is over is quarantined for a stated time; a judged refusal
+costs as much as a success, because what is charged is what was admitted.
 """
 
 from __future__ import annotations
@@ -45,24 +46,25 @@ class _Bucket:
 class RateLimits:
     """All buckets of a node."""
 
-    __slots__ = ("_buckets", "_settings")
+    __slots__ = ("_buckets", "_settings", "quarantines")
 
     def __init__(self, settings: RateSettings) -> None:
         self._settings = settings
         self._buckets: dict[str, _Bucket] = {}  # in the order of last use
+        self.quarantines = 0  # ever begun
 
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def admit(self, principal: str, ops: int, size_bytes: int, now_s: float) -> int:
+    def admit(self, who: str, ops: int, size_bytes: int, now_s: float) -> int:
         """0: admitted and charged. Otherwise: come back after this many milliseconds."""
         s = self._settings
-        bucket = self._buckets.pop(principal, None)
+        bucket = self._buckets.pop(who, None)
         if bucket is None:
             bucket = _Bucket(ops=s.burst_ops, size_bytes=s.bytes_per_s, at_s=now_s)
             if len(self._buckets) >= s.principals_max:
                 del self._buckets[next(iter(self._buckets))]  # the longest unused: full again by now
-        self._buckets[principal] = bucket
+        self._buckets[who] = bucket
         passed_s = max(0.0, now_s - bucket.at_s)
         bucket.at_s = now_s
         bucket.ops = min(float(s.burst_ops), bucket.ops + passed_s * s.ops_per_s)
@@ -81,6 +83,10 @@ class RateLimits:
             return 0
         return self._refuse(bucket, wait_s, now_s)
 
+    def is_quarantined(self, who: str, now_s: float) -> bool:
+        bucket = self._buckets.get(who)
+        return bucket is not None and now_s < bucket.quarantined_until_s
+
     def _refuse(self, bucket: _Bucket, wait_s: float, now_s: float) -> int:
         s = self._settings
         bucket.ignored = bucket.ignored + 1 if now_s < bucket.told_s else 0
@@ -88,6 +94,7 @@ class RateLimits:
             bucket.ignored = 0
             bucket.quarantined_until_s = now_s + s.quarantine_ms / 1000
             bucket.told_s = bucket.quarantined_until_s
+            self.quarantines += 1
             return s.quarantine_ms
         # The first pause told stands: a stream of messages behind a refused one does not push it away.
         if now_s >= bucket.told_s:

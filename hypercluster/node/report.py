@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hypercluster.node.standing import Standing
+from hypercluster.node.worker_table import WorkerTable
 from hypercluster.raft.engine import Clock, EngineStatus
 from hypercluster.telemetry.metrics import Metrics
 from hypercluster.telemetry.percentiles import Percentiles
@@ -36,6 +37,8 @@ class NodeReport:
     leader_since_ns: int
     problems: Mapping[NodeId, str]  # why there is no stream with a member
     quarantined: Sequence[tuple[Index, int | None]]
+    workers_connected: int
+    worker_problems: Sequence[str]  # of workers that stopped at an operation (WS-5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Reporter:
         digest_at: Callable[[Index], Digest | None],
         flushed_index: Callable[[], Index],
         client_address: Callable[[NodeId], str],
+        workers: WorkerTable,
         peer_problem: Callable[[NodeId], str] = lambda _: "",
     ) -> None:
         self._standing = standing
@@ -71,6 +75,7 @@ class Reporter:
         self._digest_at = digest_at
         self._flushed_index = flushed_index
         self._client_address = client_address
+        self._workers = workers
         self._peer_problem = peer_problem
         self._started_at_ns = clock.wall_ns()
         self._leader: tuple[NodeId | None, Term] = (None, Term(0))
@@ -131,4 +136,6 @@ class Reporter:
             leader_since_ns=self._leader_since_ns,
             problems={m.node_id: self._peer_problem(m.node_id) for m in status.membership.members},
             quarantined=self._fixed.quarantined,
+            workers_connected=len(self._workers),
+            worker_problems=self._workers.problems(),
         )

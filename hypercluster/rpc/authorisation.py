@@ -35,8 +35,10 @@ _MEMBER_METHODS = {
         "TreeSnapshot",
         "IntentStatus",
         "Proof",
+        "Workers",
         "Session",
     ),
+    "CoordinationService": ("WatchEvents", "Renew", "Locks", "Hazards", "Reservations", "Settings"),
     "ClusterService": ("Status", "Members"),
 }
 

@@ -140,6 +140,8 @@ def node_status(report: NodeReport) -> cluster_pb2.NodeStatus:
         commit_p99_us=report.commit_p99_us,
         started_at_ns=report.started_at_ns,
         leader_since_ns=report.leader_since_ns,
+        workers_connected=report.workers_connected,
+        worker_problems=report.worker_problems,
     )
 
 

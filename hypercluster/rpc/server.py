@@ -23,14 +23,14 @@ from grpc_reflection.v1alpha import reflection
 
 from hypercluster import limits
 from hypercluster.errors import DeadlineError
-from hypercluster.pb.v1 import cluster_pb2, command_pb2, hub_pb2, workspace_pb2
+from hypercluster.pb.v1 import cluster_pb2, command_pb2, coordination_pb2, hub_pb2, workspace_pb2
 from hypercluster.rpc.calls import Call, parse
 from hypercluster.rpc.gate import CALLER, Context, Gate
 
 # Health names of the services; '' is the whole node.
 SERVICES: Mapping[str, ServiceDescriptor] = {
     service.full_name: service
-    for module in (command_pb2, hub_pb2, workspace_pb2, cluster_pb2)
+    for module in (command_pb2, hub_pb2, workspace_pb2, coordination_pb2, cluster_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 }
 

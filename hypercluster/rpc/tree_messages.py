@@ -10,13 +10,14 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from hypercluster import limits
+from hypercluster.node.worker_table import ConnectedWorker
 from hypercluster.pb.v1 import workspace_pb2 as pb
 from hypercluster.state_machine.workspace.errnos import ENOENT
 from hypercluster.state_machine.workspace.extents import Extent
 from hypercluster.state_machine.workspace.proofs import LeafProof
 from hypercluster.state_machine.workspace.records import KIND_DIRECTORY, KIND_FILE, KIND_SYMLINK, Header, Inode
 
-__all__ = ["ENOENT", "extent", "inode", "proof_leaf", "summary", "within_bytes"]
+__all__ = ["ENOENT", "extent", "inode", "proof_leaf", "summary", "within_bytes", "worker"]
 
 M = TypeVar("M", bound=Message)
 
@@ -77,3 +78,28 @@ def within_bytes(page: list[M], more: bool) -> tuple[list[M], bool]:
         if size_bytes > limits.READ_BYTES_MAX and position:
             return page[:position], True
     return page, more
+
+
+def worker(row: ConnectedWorker, log_index: int, now_s: float) -> pb.WorkerStatus:
+    """`log_index` is the workspace's here, `now_s` of the clock that the row's times are of."""
+    failure, pressure = row.failure, row.pressure
+    return pb.WorkerStatus(
+        worker=row.worker,
+        name=row.name,
+        mount_instance=row.mount_instance,
+        applied_index=row.applied_index,
+        lag=max(0, log_index - row.applied_index),
+        read_only=row.read_only,
+        missing_chunks=row.missing_chunks,
+        error_log_index=0 if failure is None else failure.log_index,
+        error_errno=0 if failure is None else failure.errno,
+        error_message="" if failure is None else failure.words,
+        pressure=pb.Pressure(
+            cpu_permille=pressure.cpu_permille,
+            memory_permille=pressure.memory_permille,
+            disk_free_bytes=pressure.disk_free_bytes,
+            disk_total_bytes=pressure.disk_total_bytes,
+        ),
+        connected_at_ns=row.connected_at_ns,
+        silent_ms=max(0, int((now_s - row.heard_s) * 1000)),
+    )

@@ -12,30 +12,32 @@ import asyncio
 
 from hypercluster import limits
 from hypercluster.errors import (
+    ForbiddenError,
     HistoryChangedError,
     HistoryGoneError,
     MalformedError,
-    WrongWorkspaceError,
     check,
 )
 from hypercluster.node.fanout import Fanout, Head, Slice
+from hypercluster.node.proposer import Proposer
 from hypercluster.node.reads import Reads, ReadWish
-from hypercluster.node.standing import Standing
 from hypercluster.pb.v1 import workspace_pb2 as pb
+from hypercluster.pb.v1.command_pb2 import REASON_OK, REASON_UNKNOWN
 from hypercluster.raft.engine import ChunkSource
 from hypercluster.rpc import tree_messages as messages
+from hypercluster.rpc.acks import file_ack
 from hypercluster.rpc.calls import Call
 from hypercluster.rpc.reading import bounded, state_of, wish_of
+from hypercluster.rpc.scoped import workspace_of
 from hypercluster.rpc.tree_snapshot import send_snapshot
-from hypercluster.rpc.worker_session import WorkerSession
-from hypercluster.state_machine.queries import Judgement, intent_status
+from hypercluster.rpc.worker_session import SessionParts, WorkerSession
+from hypercluster.state_machine.queries import IntentStatus, Judgement, intent_status
 from hypercluster.state_machine.store import Reader
 from hypercluster.state_machine.workspace import queries
 from hypercluster.state_machine.workspace.chunks import sender_id
 from hypercluster.state_machine.workspace.proof_trees import ProofTrees
 from hypercluster.state_machine.workspace.proofs import prove_path
 from hypercluster.state_machine.workspace.records import ROOT_ID, Header
-from hypercluster.storage.identity import Identity
 from hypercluster.values import ClientId, ReadLevel
 
 ID_BYTES = 16
@@ -47,14 +49,22 @@ CHUNKS_A_TURN = 16  # chunk reads between two turns of the loop
 
 class WorkspaceService:
     def __init__(
-        self, reader: Reader, chunks: ChunkSource, reads: Reads, fanout: Fanout, standing: Standing, identity: Identity
+        self,
+        reader: Reader,
+        chunks: ChunkSource,
+        reads: Reads,
+        fanout: Fanout,
+        proposer: Proposer,
+        sessions: SessionParts,
     ) -> None:
         self._reader = reader
         self._chunks = chunks
         self._reads = reads
         self._fanout = fanout
-        self._standing = standing
-        self._identity = identity
+        self._proposer = proposer
+        self._sessions = sessions
+        self._standing = sessions.standing
+        self._identity = sessions.identity
         self._proof_trees = ProofTrees()
 
     # -- answers ----------------------------------------------------------------------------------
@@ -124,14 +134,36 @@ class WorkspaceService:
         return pb.ChunkNeedResponse(state=state_of(point), missing=missing)
 
     async def intent_status(self, request: pb.IntentStatusRequest, call: Call) -> pb.IntentStatusResponse:
-        """After a ReadIndex round, to the lane's own principal only (WS-4)."""
+        """After a ReadIndex round, to the worker whose intent it is and no other (WS-4)."""
         _check_id("client_id", request.client_id)
+        client_id, seq = ClientId(request.client_id), request.client_seq
         point = await self._reads.point(ReadWish(), call.timeout_s)
-        found = intent_status(self._reader, ClientId(request.client_id), request.client_seq)
-        mine = found.principal == call.caller.principal and found.scope == call.caller.scope
-        committed = mine and found.judgement is Judgement.JUDGED
-        state = pb.INTENT_STATE_COMMITTED if committed else pb.INTENT_STATE_NOT_FOUND
-        return pb.IntentStatusResponse(state=state_of(point), intent=state)
+        # State and queue are looked at in one turn, so nothing passes from one to the other unseen.
+        found = intent_status(self._reader, client_id, seq)
+        waiting = self._proposer.waiting(client_id, seq)
+        caller = call.caller
+        owners = {(found.principal, found.scope)} if found.scope is not None else set()
+        if waiting is not None:
+            owners.add((waiting.principal, waiting.scope))
+        if owners - {(caller.principal, caller.scope)}:
+            raise ForbiddenError(
+                f"client_id {client_id.hex()} is another worker's: its intents are told to that one only"
+            )
+        if found.judgement is Judgement.NOT_FOUND and waiting is not None:
+            return pb.IntentStatusResponse(state=state_of(point), intent=pb.INTENT_STATE_IN_FLIGHT)
+        answer = judged(found)
+        answer.state.CopyFrom(state_of(point))
+        return answer
+
+    async def workers(self, request: pb.WorkersRequest, call: Call) -> pb.WorkersResponse:
+        """The sessions with this node; it needs nobody else to tell."""
+        point = await self._reads.point(ReadWish(ReadLevel.BOUNDED_STALE), call.timeout_s)
+        header = self._header(request.workspace_id, call)
+        now_s = self._sessions.clock.monotonic()
+        rows = self._sessions.workers.of(request.workspace_id)
+        return pb.WorkersResponse(
+            state=state_of(point), workers=[messages.worker(row, header.log_index, now_s) for row in rows]
+        )
 
     async def proof(self, request: pb.ProofRequest, call: Call) -> pb.ProofResponse:
         """Any node proves its own applied tree: what a proof says rests on its hashes, not on who made it."""
@@ -220,23 +252,35 @@ class WorkspaceService:
         await send_snapshot(self._reader, request.workspace_id, self._identity.history_id, call)
 
     async def session(self, call: Call) -> None:
-        await WorkerSession(call, self._fanout.op_log, self._standing, self._identity, self._header).run()
+        await WorkerSession(call, self._sessions).run()
 
     # -- checks -----------------------------------------------------------------------------------
 
     def _header(self, workspace_id: bytes, call: Call) -> Header:
-        """Of a workspace of the caller's scope. Raises WrongWorkspaceError."""
-        header = queries.read_header(self._reader, workspace_id)
-        scope = call.caller.scope
-        if header is None or (header.org, header.project) != (scope.org, scope.project):
-            raise WrongWorkspaceError(f"there is no workspace {workspace_id.hex()[:40]} here")
-        return header
+        return workspace_of(self._reader, workspace_id, call)
 
     def _check_history(self, history_id: bytes) -> None:
         if history_id and history_id != self._identity.history_id:
             raise HistoryChangedError(
                 f"this cluster's history is {self._identity.history_id.hex()}: start over from a snapshot"
             )
+
+
+def judged(found: IntentStatus) -> pb.IntentStatusResponse:
+    """What the state says of an intent, as its acknowledgement said it."""
+    if found.judgement is Judgement.FORGOTTEN:
+        return pb.IntentStatusResponse(intent=pb.INTENT_STATE_FORGOTTEN, reason=REASON_UNKNOWN)
+    if found.judgement is Judgement.NOT_FOUND or found.result is None:
+        return pb.IntentStatusResponse(intent=pb.INTENT_STATE_NOT_FOUND)
+    run = found.result
+    file = run.files[0] if run.files else None
+    return pb.IntentStatusResponse(
+        intent=pb.INTENT_STATE_COMMITTED,
+        raft_index=run.index,
+        reason=run.reasons[0] if run.reasons else REASON_OK,  # type: ignore[arg-type]
+        version=run.versions[0] if run.versions else 0,
+        file=None if file is None else file_ack(file),
+    )
 
 
 def encode_slice(part: Slice) -> bytes:

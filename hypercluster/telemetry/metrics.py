@@ -37,6 +37,7 @@ class Metrics:
         self.batch_latency_ms = histogram("batch_latency_ms", "From the first command's arrival to its answer", _MS)
         self.forced_flush_count = counter("forced_flush_count", "Batches closed by an fsync command")
         self.rate_limit_rejections = counter("rate_limit_rejections", "Messages turned away by a token bucket")
+        self.quarantines = counter("hypercluster_quarantines", "Workers quarantined for ignoring their pauses")
         self.intent_rate = gauge("intent_rate", "Commands admitted a second, over the last second measured")
 
         self.commands = counter("hypercluster_commands", "Commands answered, by reason", ("reason",))
@@ -57,6 +58,7 @@ class Metrics:
         self.read_wait_seconds = histogram("hypercluster_read_wait_seconds", "Wait of a read for its index", _SECONDS)
         self.watchers = gauge("hypercluster_watchers", "Open watches of workspace logs")
         self.watch_cutovers = counter("hypercluster_watch_cutovers", "Slow watchers cut over to the op log")
+        self.workers = gauge("hypercluster_workers", "Workers that have a session with this node")
         self.loop_lag_seconds = histogram("hypercluster_loop_lag_seconds", "How late the event loop woke", _SECONDS)
         self.disk_free_bytes = gauge("hypercluster_disk_free_bytes", "Free bytes below the data directory")
         self.rpcs = counter("hypercluster_rpcs", "RPCs ended, by method and status", ("method", "code"))

@@ -21,7 +21,6 @@ from hypercluster.errors import BehindError, DamagedError, HyperClusterError, No
 from hypercluster.pb.v1 import workspace_pb2
 from hypercluster.pb.v1.workspace_command_pb2 import LogBatch, LogRecord
 
-PROTOCOL = "hypersync/1"
 SILENT_S = 5.0  # without a record, the leader is asked whether there are any
 
 

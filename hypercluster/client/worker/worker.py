@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hypercluster.client.client import Client
 from hypercluster.client.content import ChunkDoor
-from hypercluster.client.worker import feed
+from hypercluster.client.worker import feed, session_messages
 from hypercluster.client.worker.applying import Applier
 from hypercluster.client.worker.mirror import Mirror
 from hypercluster.client.worker.rebuild import Rebuild
@@ -27,7 +27,6 @@ from hypercluster.client.worker.thread import MirrorThread
 from hypercluster.client.worker.verify import Verification, verify
 from hypercluster.errors import DamagedError, HistoryChangedError, HyperClusterError, NotFoundError, check
 from hypercluster.limits import MIB
-from hypercluster.pb.v1 import workspace_pb2
 from hypercluster.pb.v1.workspace_command_pb2 import LogRecord
 
 INBOX_RECORDS_MAX = 6_000
@@ -346,7 +345,12 @@ class Worker:
         return nodes[self._next_node % len(nodes)]
 
     async def _session_loop(self) -> None:
-        session = feed.Session(self._nodes, self._hello, self._applied, self._heard)
+        session = feed.Session(
+            self._nodes,
+            lambda: session_messages.hello(self.status, self._workspace_id, self._instance),
+            lambda: session_messages.applied(self.status, self._workspace_id, self._directory),
+            self._heard,
+        )
         turn = self._next_node
         while True:
             turn += 1
@@ -357,26 +361,6 @@ class Worker:
             except ExceptionGroup as several:
                 self.status.last_problem = str(several.exceptions[0])
             await asyncio.sleep(PAUSE_S[1])
-
-    def _hello(self) -> workspace_pb2.WorkerHello:
-        return workspace_pb2.WorkerHello(
-            protocol=feed.PROTOCOL,
-            workspace_id=self._workspace_id,
-            worker=self.status.worker,
-            mount_instance=self._instance,
-            applied_index=self.status.applied_index,
-        )
-
-    def _applied(self) -> workspace_pb2.WorkerApplied:
-        applied = workspace_pb2.WorkerApplied(applied_index=self.status.applied_index)
-        applied.root = bytes.fromhex(self.status.root)
-        failure = self.status.failure
-        if failure is not None:
-            applied.read_only = True
-            applied.error_log_index = failure.log_index
-            applied.error_errno = failure.errno
-            applied.error_message = failure.message[:500]
-        return applied
 
     def _heard(self, log_index: int) -> None:
         self.status.cluster_index = max(self.status.cluster_index, log_index)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from hypercluster.pb.v1 import peer_pb2 as hypercluster_dot_v1_dot_peer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dhypercluster/v1/cluster.proto\x12\x0fhypercluster.v1\x1a\x1ahypercluster/v1/peer.proto\"\x0f\n\rStatusRequest\"\x9e\x04\n\nNodeStatus\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0e\n\x06leader\x18\x04 \x01(\t\x12\x1d\n\x15leader_client_address\x18\x05 \x01(\t\x12\x12\n\nlast_index\x18\x06 \x01(\x04\x12\x15\n\rdurable_index\x18\x07 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x08 \x01(\x04\x12\x15\n\rapplied_index\x18\t \x01(\x04\x12\x12\n\nbase_index\x18\n \x01(\x04\x12\x0e\n\x06\x64igest\x18\x0b \x01(\x0c\x12(\n\x05peers\x18\x0c \x03(\x0b\x32\x19.hypercluster.v1.PeerInfo\x12\x17\n\x0frefusing_writes\x18\r \x01(\t\x12\x12\n\ncluster_id\x18\x0e \x01(\x0c\x12\x12\n\nhistory_id\x18\x0f \x01(\x0c\x12\x0f\n\x07version\x18\x10 \x01(\t\x12\x15\n\rclock_skew_ms\x18\x11 \x01(\x11\x12\x17\n\x0f\x64isk_free_bytes\x18\x12 \x01(\x04\x12\x18\n\x10\x64isk_total_bytes\x18\x13 \x01(\x04\x12\x14\n\x0c\x66sync_p95_us\x18\x14 \x01(\x04\x12\x15\n\rcommit_p50_us\x18\x15 \x01(\x04\x12\x15\n\rcommit_p99_us\x18\x16 \x01(\x04\x12\x15\n\rstarted_at_ns\x18\x17 \x01(\x04\x12\x17\n\x0fleader_since_ns\x18\x18 \x01(\x04\"\xfe\x01\n\x08PeerInfo\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x04 \x01(\t\x12\x10\n\x08suffrage\x18\x05 \x01(\t\x12\x11\n\tconnected\x18\x06 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x07 \x01(\x04\x12\x17\n\x0fin_flight_bytes\x18\x08 \x01(\x04\x12\x10\n\x08\x66sync_us\x18\t \x01(\x04\x12\x17\n\x0flast_contact_ms\x18\n \x01(\x04\x12\x0f\n\x07promote\x18\x0b \x01(\x08\x12\x0f\n\x07problem\x18\x0c \x01(\t\"#\n\x15TransferLeaderRequest\x12\n\n\x02to\x18\x01 \x01(\t\"6\n\x16TransferLeaderResponse\x12\x0e\n\x06leader\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x10\n\x0eMembersRequest\"\xe9\x01\n\x0fMembersResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x19\n\x11\x63onfigured_voters\x18\x02 \x01(\r\x12\x0e\n\x06quorum\x18\x03 \x01(\r\x12*\n\x07members\x18\x04 \x03(\x0b\x32\x19.hypercluster.v1.PeerInfo\x12\x12\n\ncluster_id\x18\x05 \x01(\x0c\x12\x12\n\nhistory_id\x18\x06 \x01(\x0c\x12\x0e\n\x06leader\x18\x07 \x01(\t\x12\x38\n\x0bquarantined\x18\x08 \x03(\x0b\x32#.hypercluster.v1.QuarantinedCommand\"_\n\x10\x41\x64\x64MemberRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\x12\x0f\n\x07promote\x18\x04 \x01(\x08\"<\n\x14PromoteMemberRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\";\n\x13RemoveMemberRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\x32\x8c\x04\n\x0e\x43lusterService\x12\x45\n\x06Status\x12\x1e.hypercluster.v1.StatusRequest\x1a\x1b.hypercluster.v1.NodeStatus\x12\x61\n\x0eTransferLeader\x12&.hypercluster.v1.TransferLeaderRequest\x1a\'.hypercluster.v1.TransferLeaderResponse\x12L\n\x07Members\x12\x1f.hypercluster.v1.MembersRequest\x1a .hypercluster.v1.MembersResponse\x12P\n\tAddMember\x12!.hypercluster.v1.AddMemberRequest\x1a .hypercluster.v1.MembersResponse\x12X\n\rPromoteMember\x12%.hypercluster.v1.PromoteMemberRequest\x1a .hypercluster.v1.MembersResponse\x12V\n\x0cRemoveMember\x12$.hypercluster.v1.RemoveMemberRequest\x1a .hypercluster.v1.MembersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dhypercluster/v1/cluster.proto\x12\x0fhypercluster.v1\x1a\x1ahypercluster/v1/peer.proto\"\x0f\n\rStatusRequest\"\xd2\x04\n\nNodeStatus\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0e\n\x06leader\x18\x04 \x01(\t\x12\x1d\n\x15leader_client_address\x18\x05 \x01(\t\x12\x12\n\nlast_index\x18\x06 \x01(\x04\x12\x15\n\rdurable_index\x18\x07 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x08 \x01(\x04\x12\x15\n\rapplied_index\x18\t \x01(\x04\x12\x12\n\nbase_index\x18\n \x01(\x04\x12\x0e\n\x06\x64igest\x18\x0b \x01(\x0c\x12(\n\x05peers\x18\x0c \x03(\x0b\x32\x19.hypercluster.v1.PeerInfo\x12\x17\n\x0frefusing_writes\x18\r \x01(\t\x12\x12\n\ncluster_id\x18\x0e \x01(\x0c\x12\x12\n\nhistory_id\x18\x0f \x01(\x0c\x12\x0f\n\x07version\x18\x10 \x01(\t\x12\x15\n\rclock_skew_ms\x18\x11 \x01(\x11\x12\x17\n\x0f\x64isk_free_bytes\x18\x12 \x01(\x04\x12\x18\n\x10\x64isk_total_bytes\x18\x13 \x01(\x04\x12\x14\n\x0c\x66sync_p95_us\x18\x14 \x01(\x04\x12\x15\n\rcommit_p50_us\x18\x15 \x01(\x04\x12\x15\n\rcommit_p99_us\x18\x16 \x01(\x04\x12\x15\n\rstarted_at_ns\x18\x17 \x01(\x04\x12\x17\n\x0fleader_since_ns\x18\x18 \x01(\x04\x12\x19\n\x11workers_connected\x18\x19 \x01(\r\x12\x17\n\x0fworker_problems\x18\x1a \x03(\t\"\xfe\x01\n\x08PeerInfo\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x04 \x01(\t\x12\x10\n\x08suffrage\x18\x05 \x01(\t\x12\x11\n\tconnected\x18\x06 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x07 \x01(\x04\x12\x17\n\x0fin_flight_bytes\x18\x08 \x01(\x04\x12\x10\n\x08\x66sync_us\x18\t \x01(\x04\x12\x17\n\x0flast_contact_ms\x18\n \x01(\x04\x12\x0f\n\x07promote\x18\x0b \x01(\x08\x12\x0f\n\x07problem\x18\x0c \x01(\t\"#\n\x15TransferLeaderRequest\x12\n\n\x02to\x18\x01 \x01(\t\"6\n\x16TransferLeaderResponse\x12\x0e\n\x06leader\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x10\n\x0eMembersRequest\"\xe9\x01\n\x0fMembersResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x19\n\x11\x63onfigured_voters\x18\x02 \x01(\r\x12\x0e\n\x06quorum\x18\x03 \x01(\r\x12*\n\x07members\x18\x04 \x03(\x0b\x32\x19.hypercluster.v1.PeerInfo\x12\x12\n\ncluster_id\x18\x05 \x01(\x0c\x12\x12\n\nhistory_id\x18\x06 \x01(\x0c\x12\x0e\n\x06leader\x18\x07 \x01(\t\x12\x38\n\x0bquarantined\x18\x08 \x03(\x0b\x32#.hypercluster.v1.QuarantinedCommand\"_\n\x10\x41\x64\x64MemberRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\x12\x0f\n\x07promote\x18\x04 \x01(\x08\"<\n\x14PromoteMemberRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\";\n\x13RemoveMemberRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\x32\x8c\x04\n\x0e\x43lusterService\x12\x45\n\x06Status\x12\x1e.hypercluster.v1.StatusRequest\x1a\x1b.hypercluster.v1.NodeStatus\x12\x61\n\x0eTransferLeader\x12&.hypercluster.v1.TransferLeaderRequest\x1a\'.hypercluster.v1.TransferLeaderResponse\x12L\n\x07Members\x12\x1f.hypercluster.v1.MembersRequest\x1a .hypercluster.v1.MembersResponse\x12P\n\tAddMember\x12!.hypercluster.v1.AddMemberRequest\x1a .hypercluster.v1.MembersResponse\x12X\n\rPromoteMember\x12%.hypercluster.v1.PromoteMemberRequest\x1a .hypercluster.v1.MembersResponse\x12V\n\x0cRemoveMember\x12$.hypercluster.v1.RemoveMemberRequest\x1a .hypercluster.v1.MembersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,23 +35,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_start=78
   _globals['_STATUSREQUEST']._serialized_end=93
   _globals['_NODESTATUS']._serialized_start=96
-  _globals['_NODESTATUS']._serialized_end=638
-  _globals['_PEERINFO']._serialized_start=641
-  _globals['_PEERINFO']._serialized_end=895
-  _globals['_TRANSFERLEADERREQUEST']._serialized_start=897
-  _globals['_TRANSFERLEADERREQUEST']._serialized_end=932
-  _globals['_TRANSFERLEADERRESPONSE']._serialized_start=934
-  _globals['_TRANSFERLEADERRESPONSE']._serialized_end=988
-  _globals['_MEMBERSREQUEST']._serialized_start=990
-  _globals['_MEMBERSREQUEST']._serialized_end=1006
-  _globals['_MEMBERSRESPONSE']._serialized_start=1009
-  _globals['_MEMBERSRESPONSE']._serialized_end=1242
-  _globals['_ADDMEMBERREQUEST']._serialized_start=1244
-  _globals['_ADDMEMBERREQUEST']._serialized_end=1339
-  _globals['_PROMOTEMEMBERREQUEST']._serialized_start=1341
-  _globals['_PROMOTEMEMBERREQUEST']._serialized_end=1401
-  _globals['_REMOVEMEMBERREQUEST']._serialized_start=1403
-  _globals['_REMOVEMEMBERREQUEST']._serialized_end=1462
-  _globals['_CLUSTERSERVICE']._serialized_start=1465
-  _globals['_CLUSTERSERVICE']._serialized_end=1989
+  _globals['_NODESTATUS']._serialized_end=690
+  _globals['_PEERINFO']._serialized_start=693
+  _globals['_PEERINFO']._serialized_end=947
+  _globals['_TRANSFERLEADERREQUEST']._serialized_start=949
+  _globals['_TRANSFERLEADERREQUEST']._serialized_end=984
+  _globals['_TRANSFERLEADERRESPONSE']._serialized_start=986
+  _globals['_TRANSFERLEADERRESPONSE']._serialized_end=1040
+  _globals['_MEMBERSREQUEST']._serialized_start=1042
+  _globals['_MEMBERSREQUEST']._serialized_end=1058
+  _globals['_MEMBERSRESPONSE']._serialized_start=1061
+  _globals['_MEMBERSRESPONSE']._serialized_end=1294
+  _globals['_ADDMEMBERREQUEST']._serialized_start=1296
+  _globals['_ADDMEMBERREQUEST']._serialized_end=1391
+  _globals['_PROMOTEMEMBERREQUEST']._serialized_start=1393
+  _globals['_PROMOTEMEMBERREQUEST']._serialized_end=1453
+  _globals['_REMOVEMEMBERREQUEST']._serialized_start=1455
+  _globals['_REMOVEMEMBERREQUEST']._serialized_end=1514
+  _globals['_CLUSTERSERVICE']._serialized_start=1517
+  _globals['_CLUSTERSERVICE']._serialized_end=2041
 # @@protoc_insertion_point(module_scope)

@@ -12,7 +12,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("node_id", "role", "term", "leader", "leader_client_address", "last_index", "durable_index", "commit_index", "applied_index", "base_index", "digest", "peers", "refusing_writes", "cluster_id", "history_id", "version", "clock_skew_ms", "disk_free_bytes", "disk_total_bytes", "fsync_p95_us", "commit_p50_us", "commit_p99_us", "started_at_ns", "leader_since_ns")
+    __slots__ = ("node_id", "role", "term", "leader", "leader_client_address", "last_index", "durable_index", "commit_index", "applied_index", "base_index", "digest", "peers", "refusing_writes", "cluster_id", "history_id", "version", "clock_skew_ms", "disk_free_bytes", "disk_total_bytes", "fsync_p95_us", "commit_p50_us", "commit_p99_us", "started_at_ns", "leader_since_ns", "workers_connected", "worker_problems")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,8 @@ class NodeStatus(_message.Message):
     COMMIT_P99_US_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_NS_FIELD_NUMBER: _ClassVar[int]
     LEADER_SINCE_NS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    WORKER_PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     role: str
     term: int
@@ -61,7 +63,9 @@ class NodeStatus(_message.Message):
     commit_p99_us: int
     started_at_ns: int
     leader_since_ns: int
-    def __init__(self, node_id: _Optional[str] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[str] = ..., leader_client_address: _Optional[str] = ..., last_index: _Optional[int] = ..., durable_index: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., base_index: _Optional[int] = ..., digest: _Optional[bytes] = ..., peers: _Optional[_Iterable[_Union[PeerInfo, _Mapping]]] = ..., refusing_writes: _Optional[str] = ..., cluster_id: _Optional[bytes] = ..., history_id: _Optional[bytes] = ..., version: _Optional[str] = ..., clock_skew_ms: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., fsync_p95_us: _Optional[int] = ..., commit_p50_us: _Optional[int] = ..., commit_p99_us: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., leader_since_ns: _Optional[int] = ...) -> None: ...
+    workers_connected: int
+    worker_problems: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node_id: _Optional[str] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[str] = ..., leader_client_address: _Optional[str] = ..., last_index: _Optional[int] = ..., durable_index: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., base_index: _Optional[int] = ..., digest: _Optional[bytes] = ..., peers: _Optional[_Iterable[_Union[PeerInfo, _Mapping]]] = ..., refusing_writes: _Optional[str] = ..., cluster_id: _Optional[bytes] = ..., history_id: _Optional[bytes] = ..., version: _Optional[str] = ..., clock_skew_ms: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., fsync_p95_us: _Optional[int] = ..., commit_p50_us: _Optional[int] = ..., commit_p99_us: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., leader_since_ns: _Optional[int] = ..., workers_connected: _Optional[int] = ..., worker_problems: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PeerInfo(_message.Message):
     __slots__ = ("node_id", "incarnation", "peer_address", "client_address", "suffrage", "connected", "match_index", "in_flight_bytes", "fsync_us", "last_contact_ms", "promote", "problem")

@@ -107,10 +107,12 @@ class CoordinationEvent(_message.Message):
     def __init__(self, raft_index: _Optional[int] = ..., lock: _Optional[_Union[LockEvent, _Mapping]] = ..., hazard: _Optional[_Union[HazardEvent, _Mapping]] = ..., held: _Optional[_Union[LockList, _Mapping]] = ...) -> None: ...
 
 class LockList(_message.Message):
-    __slots__ = ("locks",)
+    __slots__ = ("locks", "more")
     LOCKS_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     locks: _containers.RepeatedCompositeFieldContainer[LockRecord]
-    def __init__(self, locks: _Optional[_Iterable[_Union[LockRecord, _Mapping]]] = ...) -> None: ...
+    more: bool
+    def __init__(self, locks: _Optional[_Iterable[_Union[LockRecord, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class WatchEventsRequest(_message.Message):
     __slots__ = ("workspace_id", "client_ids", "everything")
@@ -143,12 +145,14 @@ class RenewRequest(_message.Message):
     def __init__(self, workspace_id: _Optional[bytes] = ..., locks: _Optional[_Iterable[_Union[LockRenewal, _Mapping]]] = ..., open_inodes: _Optional[_Iterable[bytes]] = ..., with_opens: _Optional[bool] = ...) -> None: ...
 
 class RenewedLock(_message.Message):
-    __slots__ = ("lock_id", "state")
+    __slots__ = ("lock_id", "state", "token")
     LOCK_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
     lock_id: int
     state: _coordination_command_pb2.LockState
-    def __init__(self, lock_id: _Optional[int] = ..., state: _Optional[_Union[_coordination_command_pb2.LockState, str]] = ...) -> None: ...
+    token: int
+    def __init__(self, lock_id: _Optional[int] = ..., state: _Optional[_Union[_coordination_command_pb2.LockState, str]] = ..., token: _Optional[int] = ...) -> None: ...
 
 class RenewResponse(_message.Message):
     __slots__ = ("state", "locks")

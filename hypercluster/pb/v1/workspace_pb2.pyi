@@ -1,4 +1,6 @@
+from hypercluster.pb.v1 import command_pb2 as _command_pb2
 from hypercluster.pb.v1 import read_pb2 as _read_pb2
+from hypercluster.pb.v1 import workspace_command_pb2 as _workspace_command_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -20,6 +22,7 @@ class IntentState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INTENT_STATE_NOT_FOUND: _ClassVar[IntentState]
     INTENT_STATE_COMMITTED: _ClassVar[IntentState]
     INTENT_STATE_IN_FLIGHT: _ClassVar[IntentState]
+    INTENT_STATE_FORGOTTEN: _ClassVar[IntentState]
 FILE_KIND_UNSPECIFIED: FileKind
 FILE_KIND_FILE: FileKind
 FILE_KIND_DIRECTORY: FileKind
@@ -27,6 +30,7 @@ FILE_KIND_SYMLINK: FileKind
 INTENT_STATE_NOT_FOUND: IntentState
 INTENT_STATE_COMMITTED: IntentState
 INTENT_STATE_IN_FLIGHT: IntentState
+INTENT_STATE_FORGOTTEN: IntentState
 
 class WorkspaceListRequest(_message.Message):
     __slots__ = ("read",)
@@ -333,12 +337,20 @@ class IntentStatusRequest(_message.Message):
     def __init__(self, client_id: _Optional[bytes] = ..., client_seq: _Optional[int] = ...) -> None: ...
 
 class IntentStatusResponse(_message.Message):
-    __slots__ = ("state", "intent")
+    __slots__ = ("state", "intent", "raft_index", "reason", "version", "file")
     STATE_FIELD_NUMBER: _ClassVar[int]
     INTENT_FIELD_NUMBER: _ClassVar[int]
+    RAFT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
     state: _read_pb2.ReadState
     intent: IntentState
-    def __init__(self, state: _Optional[_Union[_read_pb2.ReadState, _Mapping]] = ..., intent: _Optional[_Union[IntentState, str]] = ...) -> None: ...
+    raft_index: int
+    reason: _command_pb2.Reason
+    version: int
+    file: _workspace_command_pb2.FileAck
+    def __init__(self, state: _Optional[_Union[_read_pb2.ReadState, _Mapping]] = ..., intent: _Optional[_Union[IntentState, str]] = ..., raft_index: _Optional[int] = ..., reason: _Optional[_Union[_command_pb2.Reason, str]] = ..., version: _Optional[int] = ..., file: _Optional[_Union[_workspace_command_pb2.FileAck, _Mapping]] = ...) -> None: ...
 
 class ProofRequest(_message.Message):
     __slots__ = ("read", "workspace_id", "path", "log_index")
@@ -395,7 +407,7 @@ class WorkerMessage(_message.Message):
     def __init__(self, hello: _Optional[_Union[WorkerHello, _Mapping]] = ..., applied: _Optional[_Union[WorkerApplied, _Mapping]] = ...) -> None: ...
 
 class WorkerHello(_message.Message):
-    __slots__ = ("protocol", "workspace_id", "worker", "mount_instance", "term_seen", "applied_index", "history_id")
+    __slots__ = ("protocol", "workspace_id", "worker", "mount_instance", "term_seen", "applied_index", "history_id", "features")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     WORKSPACE_ID_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -403,6 +415,7 @@ class WorkerHello(_message.Message):
     TERM_SEEN_FIELD_NUMBER: _ClassVar[int]
     APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
     HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     protocol: str
     workspace_id: bytes
     worker: str
@@ -410,10 +423,11 @@ class WorkerHello(_message.Message):
     term_seen: int
     applied_index: int
     history_id: bytes
-    def __init__(self, protocol: _Optional[str] = ..., workspace_id: _Optional[bytes] = ..., worker: _Optional[str] = ..., mount_instance: _Optional[bytes] = ..., term_seen: _Optional[int] = ..., applied_index: _Optional[int] = ..., history_id: _Optional[bytes] = ...) -> None: ...
+    features: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, protocol: _Optional[str] = ..., workspace_id: _Optional[bytes] = ..., worker: _Optional[str] = ..., mount_instance: _Optional[bytes] = ..., term_seen: _Optional[int] = ..., applied_index: _Optional[int] = ..., history_id: _Optional[bytes] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WorkerApplied(_message.Message):
-    __slots__ = ("applied_index", "read_only", "missing_chunks", "error_log_index", "error_errno", "error_message", "root")
+    __slots__ = ("applied_index", "read_only", "missing_chunks", "error_log_index", "error_errno", "error_message", "root", "workspace_id", "pressure")
     APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_FIELD_NUMBER: _ClassVar[int]
     MISSING_CHUNKS_FIELD_NUMBER: _ClassVar[int]
@@ -421,6 +435,8 @@ class WorkerApplied(_message.Message):
     ERROR_ERRNO_FIELD_NUMBER: _ClassVar[int]
     ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
+    WORKSPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    PRESSURE_FIELD_NUMBER: _ClassVar[int]
     applied_index: int
     read_only: bool
     missing_chunks: int
@@ -428,7 +444,21 @@ class WorkerApplied(_message.Message):
     error_errno: int
     error_message: str
     root: bytes
-    def __init__(self, applied_index: _Optional[int] = ..., read_only: _Optional[bool] = ..., missing_chunks: _Optional[int] = ..., error_log_index: _Optional[int] = ..., error_errno: _Optional[int] = ..., error_message: _Optional[str] = ..., root: _Optional[bytes] = ...) -> None: ...
+    workspace_id: bytes
+    pressure: Pressure
+    def __init__(self, applied_index: _Optional[int] = ..., read_only: _Optional[bool] = ..., missing_chunks: _Optional[int] = ..., error_log_index: _Optional[int] = ..., error_errno: _Optional[int] = ..., error_message: _Optional[str] = ..., root: _Optional[bytes] = ..., workspace_id: _Optional[bytes] = ..., pressure: _Optional[_Union[Pressure, _Mapping]] = ...) -> None: ...
+
+class Pressure(_message.Message):
+    __slots__ = ("cpu_permille", "memory_permille", "disk_free_bytes", "disk_total_bytes")
+    CPU_PERMILLE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_PERMILLE_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    cpu_permille: int
+    memory_permille: int
+    disk_free_bytes: int
+    disk_total_bytes: int
+    def __init__(self, cpu_permille: _Optional[int] = ..., memory_permille: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ...) -> None: ...
 
 class ClusterMessage(_message.Message):
     __slots__ = ("welcome", "heartbeat")
@@ -439,20 +469,66 @@ class ClusterMessage(_message.Message):
     def __init__(self, welcome: _Optional[_Union[WorkerWelcome, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
 
 class WorkerWelcome(_message.Message):
-    __slots__ = ("term", "log_index", "history_id", "cluster_id", "heartbeat_ms", "in_flight_max")
+    __slots__ = ("term", "log_index", "history_id", "cluster_id", "heartbeat_ms", "in_flight_max", "commit_index", "limits", "features")
     TERM_FIELD_NUMBER: _ClassVar[int]
     LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
     HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
     IN_FLIGHT_MAX_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     term: int
     log_index: int
     history_id: bytes
     cluster_id: bytes
     heartbeat_ms: int
     in_flight_max: int
-    def __init__(self, term: _Optional[int] = ..., log_index: _Optional[int] = ..., history_id: _Optional[bytes] = ..., cluster_id: _Optional[bytes] = ..., heartbeat_ms: _Optional[int] = ..., in_flight_max: _Optional[int] = ...) -> None: ...
+    commit_index: int
+    limits: NegotiatedLimits
+    features: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, term: _Optional[int] = ..., log_index: _Optional[int] = ..., history_id: _Optional[bytes] = ..., cluster_id: _Optional[bytes] = ..., heartbeat_ms: _Optional[int] = ..., in_flight_max: _Optional[int] = ..., commit_index: _Optional[int] = ..., limits: _Optional[_Union[NegotiatedLimits, _Mapping]] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class NegotiatedLimits(_message.Message):
+    __slots__ = ("chunk_bytes_max", "inline_bytes_max", "write_bytes_max", "command_bytes_max", "submit_commands_max", "message_bytes_max", "batch_window_ms", "batch_ops_max", "batch_bytes_max", "stream_in_flight_max", "rate_ops_per_s", "rate_bytes_per_s", "rate_burst_ops", "hazard_window_ops", "lock_ttl_ms", "lock_grace_ms", "open_report_after_ms", "open_lease_ttl_ms")
+    CHUNK_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    INLINE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    WRITE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    SUBMIT_COMMANDS_MAX_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    BATCH_WINDOW_MS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_OPS_MAX_FIELD_NUMBER: _ClassVar[int]
+    BATCH_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    STREAM_IN_FLIGHT_MAX_FIELD_NUMBER: _ClassVar[int]
+    RATE_OPS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    RATE_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    RATE_BURST_OPS_FIELD_NUMBER: _ClassVar[int]
+    HAZARD_WINDOW_OPS_FIELD_NUMBER: _ClassVar[int]
+    LOCK_TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    LOCK_GRACE_MS_FIELD_NUMBER: _ClassVar[int]
+    OPEN_REPORT_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    OPEN_LEASE_TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    chunk_bytes_max: int
+    inline_bytes_max: int
+    write_bytes_max: int
+    command_bytes_max: int
+    submit_commands_max: int
+    message_bytes_max: int
+    batch_window_ms: int
+    batch_ops_max: int
+    batch_bytes_max: int
+    stream_in_flight_max: int
+    rate_ops_per_s: int
+    rate_bytes_per_s: int
+    rate_burst_ops: int
+    hazard_window_ops: int
+    lock_ttl_ms: int
+    lock_grace_ms: int
+    open_report_after_ms: int
+    open_lease_ttl_ms: int
+    def __init__(self, chunk_bytes_max: _Optional[int] = ..., inline_bytes_max: _Optional[int] = ..., write_bytes_max: _Optional[int] = ..., command_bytes_max: _Optional[int] = ..., submit_commands_max: _Optional[int] = ..., message_bytes_max: _Optional[int] = ..., batch_window_ms: _Optional[int] = ..., batch_ops_max: _Optional[int] = ..., batch_bytes_max: _Optional[int] = ..., stream_in_flight_max: _Optional[int] = ..., rate_ops_per_s: _Optional[int] = ..., rate_bytes_per_s: _Optional[int] = ..., rate_burst_ops: _Optional[int] = ..., hazard_window_ops: _Optional[int] = ..., lock_ttl_ms: _Optional[int] = ..., lock_grace_ms: _Optional[int] = ..., open_report_after_ms: _Optional[int] = ..., open_lease_ttl_ms: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("term", "log_index")
@@ -461,3 +537,47 @@ class Heartbeat(_message.Message):
     term: int
     log_index: int
     def __init__(self, term: _Optional[int] = ..., log_index: _Optional[int] = ...) -> None: ...
+
+class WorkersRequest(_message.Message):
+    __slots__ = ("workspace_id",)
+    WORKSPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    workspace_id: bytes
+    def __init__(self, workspace_id: _Optional[bytes] = ...) -> None: ...
+
+class WorkersResponse(_message.Message):
+    __slots__ = ("state", "workers")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    state: _read_pb2.ReadState
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
+    def __init__(self, state: _Optional[_Union[_read_pb2.ReadState, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ...) -> None: ...
+
+class WorkerStatus(_message.Message):
+    __slots__ = ("worker", "mount_instance", "applied_index", "lag", "read_only", "missing_chunks", "error_log_index", "error_errno", "error_message", "pressure", "connected_at_ns", "silent_ms", "name")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    MOUNT_INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAG_FIELD_NUMBER: _ClassVar[int]
+    READ_ONLY_FIELD_NUMBER: _ClassVar[int]
+    MISSING_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    ERROR_ERRNO_FIELD_NUMBER: _ClassVar[int]
+    ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    PRESSURE_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    SILENT_MS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    mount_instance: bytes
+    applied_index: int
+    lag: int
+    read_only: bool
+    missing_chunks: int
+    error_log_index: int
+    error_errno: int
+    error_message: str
+    pressure: Pressure
+    connected_at_ns: int
+    silent_ms: int
+    name: str
+    def __init__(self, worker: _Optional[str] = ..., mount_instance: _Optional[bytes] = ..., applied_index: _Optional[int] = ..., lag: _Optional[int] = ..., read_only: _Optional[bool] = ..., missing_chunks: _Optional[int] = ..., error_log_index: _Optional[int] = ..., error_errno: _Optional[int] = ..., error_message: _Optional[str] = ..., pressure: _Optional[_Union[Pressure, _Mapping]] = ..., connected_at_ns: _Optional[int] = ..., silent_ms: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...

@@ -90,6 +90,11 @@ class WorkspaceServiceStub:
                 request_serializer=hypercluster_dot_v1_dot_workspace__pb2.ProofRequest.SerializeToString,
                 response_deserializer=hypercluster_dot_v1_dot_workspace__pb2.ProofResponse.FromString,
                 _registered_method=True)
+        self.Workers = channel.unary_unary(
+                '/hypercluster.v1.WorkspaceService/Workers',
+                request_serializer=hypercluster_dot_v1_dot_workspace__pb2.WorkersRequest.SerializeToString,
+                response_deserializer=hypercluster_dot_v1_dot_workspace__pb2.WorkersResponse.FromString,
+                _registered_method=True)
         self.Session = channel.stream_stream(
                 '/hypercluster.v1.WorkspaceService/Session',
                 request_serializer=hypercluster_dot_v1_dot_workspace__pb2.WorkerMessage.SerializeToString,
@@ -167,6 +172,12 @@ class WorkspaceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Workers(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Session(self, request_iterator, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -230,6 +241,11 @@ def add_WorkspaceServiceServicer_to_server(servicer, server):
                     servicer.Proof,
                     request_deserializer=hypercluster_dot_v1_dot_workspace__pb2.ProofRequest.FromString,
                     response_serializer=hypercluster_dot_v1_dot_workspace__pb2.ProofResponse.SerializeToString,
+            ),
+            'Workers': grpc.unary_unary_rpc_method_handler(
+                    servicer.Workers,
+                    request_deserializer=hypercluster_dot_v1_dot_workspace__pb2.WorkersRequest.FromString,
+                    response_serializer=hypercluster_dot_v1_dot_workspace__pb2.WorkersResponse.SerializeToString,
             ),
             'Session': grpc.stream_stream_rpc_method_handler(
                     servicer.Session,
@@ -535,6 +551,33 @@ class WorkspaceService:
             '/hypercluster.v1.WorkspaceService/Proof',
             hypercluster_dot_v1_dot_workspace__pb2.ProofRequest.SerializeToString,
             hypercluster_dot_v1_dot_workspace__pb2.ProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Workers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hypercluster.v1.WorkspaceService/Workers',
+            hypercluster_dot_v1_dot_workspace__pb2.WorkersRequest.SerializeToString,
+            hypercluster_dot_v1_dot_workspace__pb2.WorkersResponse.FromString,
             options,
             channel_credentials,
             insecure,

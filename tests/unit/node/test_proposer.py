@@ -291,6 +291,25 @@ def test_the_rate_is_per_principal_and_says_when_to_come_back() -> None:
     assert len(node.answers) == 1, "bob is not held to alice's rate"
 
 
+@pytest.mark.req("WS-34")
+def test_the_rate_is_a_worker_s_whatever_it_calls_its_clients_and_a_refusal_costs_the_same() -> None:
+    settings = RateSettings(ops_per_s=500, burst_ops=100, quarantine_after=3, quarantine_ms=4_000)
+    node = Node(ProposerSettings(rate=settings))
+    refused = hub_set("a")
+    refused.hub.expected_version = 9
+    for lane in range(1, 101):
+        node.send(submit(client(lane), 1, refused))
+    node.turns.settle()
+    while node.engine.proposals:
+        node.commit()
+    assert {reason for _, reason in node.flat()} == {REASONS["PRECONDITION_FAILED"]}
+    node.answers.clear()
+    told = [node.answers[-1][0] for lane in range(200, 205) if node.send(submit(client(lane), 1, refused)) is None]
+    assert {v.reasons for v in told} == {(REASONS["RATE_LIMITED"],)}, "a hundred refusals used the burst up"
+    assert told[-1].retry_after_ms >= 4_000 and "quarantined for" in told[-1].message
+    assert node.metrics.quarantines._value.get() == 1
+
+
 @pytest.mark.req("D-8")
 def test_a_lost_outcome_is_unknown_and_the_same_key_finds_what_happened() -> None:
     node = Node()
