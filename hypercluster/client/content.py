@@ -148,6 +148,14 @@ class ChunkDoor:
     async def fetch(self, hashes: Iterable[bytes]) -> dict[bytes, bytes]:
         """Verified content of each hash, from any node. Raises NotFoundError if no node gives one of them."""
         wanted = list(dict.fromkeys(hashes))
+        found = await self.fetch_present(wanted)
+        left = [h for h in wanted if h not in found]
+        if left:
+            raise NotFoundError(f"{len(left)} chunks are on no node, the first is {left[0].hex()}")
+        return found
+
+    async def fetch_present(self, wanted: list[bytes]) -> dict[bytes, bytes]:
+        """Verified content of those hashes, each named once, that a node gives."""
         parts = [wanted[i : i + ASKED_MAX] for i in range(0, len(wanted), ASKED_MAX)]
         found: dict[bytes, bytes] = {}
         for got in await asyncio.gather(*(self._fetch_part(part) for part in parts)):
@@ -159,7 +167,7 @@ class ChunkDoor:
         for round_number in range(FETCH_ROUNDS):
             left = [h for h in wanted if h not in found]
             if not left:
-                return found
+                break
             if round_number:
                 await asyncio.sleep(FETCH_PAUSE_S * round_number)
             await self._client.nodes.read(
@@ -170,9 +178,6 @@ class ChunkDoor:
             if any(h not in found for h in wanted):
                 # This node does not have them (yet), or what it has is damaged: the next one may.
                 self._client.nodes.next_reader()
-        left = [h for h in wanted if h not in found]
-        if left:
-            raise NotFoundError(f"{len(left)} chunks are on no node, the first is {left[0].hex()}")
         return found
 
     async def _fetch_once(

@@ -48,7 +48,7 @@ class SnapshotNeeded:
 
 async def watch(
     nodes: Nodes, address: str, workspace_id: bytes, from_index: int, history_id: bytes
-) -> AsyncIterator[Records | CaughtUp | SnapshotNeeded]:
+) -> AsyncGenerator[Records | CaughtUp | SnapshotNeeded]:
     """The log of one node, until it breaks, or until others have what it does not send. Raises an error of our tree."""
     request = workspace_pb2.WatchLogRequest(workspace_id=workspace_id, from_index=from_index, history_id=history_id)
     call = workspace_service(nodes.channel(address)).WatchLog(request)

@@ -1,0 +1,197 @@
+"""A live tree's records: what is visible at once, in memory, over what is durable, in an LMDB environment.
+
+Owns: `TreeStore`, a `state_machine.store.Store` with a small table of the worker's own records. `write`
+is visible when it returns; `begin_flush`, `flush`, `end_flush` move what gathered to disk, as one transaction.
+Never: decides when to flush; knows what the records mean, but for which of them are scanned together.
+Invariants: a read sees the newest write; a transaction holds whole writes in their order, so what is on disk is the
+state after some prefix of them (a kill or power cut may lose the newest, never a part of one); while one is written its
+changes stay in memory, so a read sees the same before and after.
+Threads: one at a time under the tree's lock, except `flush`, which runs beside them in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import lmdb
+
+from hypercluster.errors import DamagedError, WrongDirectoryError, check
+from hypercluster.limits import MIB
+from hypercluster.state_machine.store import Change, Family
+from hypercluster.state_machine.workspace.records import prefix_end
+
+FORMAT_VERSION: Final = 1
+MAP_BYTES_MAX: Final = 256 * 1024 * MIB  # address space, not room: the file is as large as what is in it
+GROUP_BYTES: Final = 33  # workspace, kind, directory: keys that are scanned together
+
+Value = bytes | None  # None: deleted
+
+
+class _Layer:
+    """Changes by family and key, and the keys of each group, so that a directory is listed without a look at all."""
+
+    __slots__ = ("groups", "records", "values")
+
+    def __init__(self) -> None:
+        self.values: list[dict[bytes, Value]] = [{} for _ in Family]
+        self.groups: list[dict[bytes, set[bytes]]] = [{} for _ in Family]
+        self.records: dict[bytes, Value] = {}
+
+    def put(self, family: int, key: bytes, value: Value) -> None:
+        values = self.values[family]
+        if key not in values:
+            self.groups[family].setdefault(key[:GROUP_BYTES], set()).add(key)
+        values[key] = value
+
+    def between(self, family: int, start: bytes, end: bytes) -> dict[bytes, Value]:
+        values = self.values[family]
+        if not values:
+            return {}
+        group = start[:GROUP_BYTES]
+        keys: Iterable[bytes] = values
+        if len(group) == GROUP_BYTES and (end.startswith(group) or end == prefix_end(group)):
+            keys = self.groups[family].get(group, ())
+        return {key: values[key] for key in keys if start <= key < end}
+
+    def __len__(self) -> int:
+        return sum(map(len, self.values)) + len(self.records)
+
+
+class TreeStore:
+    """See the module."""
+
+    def __init__(self, path: str) -> None:
+        """Raises DamagedError, WrongDirectoryError, OSError."""
+        self.path = path
+        os.makedirs(path, exist_ok=True)
+        try:
+            self._environment = lmdb.open(path, map_size=MAP_BYTES_MAX, max_dbs=len(Family) + 1, metasync=False)
+            self._families = [self._environment.open_db(b"family_%d" % family.value) for family in Family]
+            self._records = self._environment.open_db(b"record")
+        except lmdb.Error as error:
+            raise DamagedError(f"{path} does not open as a tree: {error}. Remove it: it is fetched again") from error
+        self._active = _Layer()
+        self._flushing: _Layer | None = None
+        self._reading = self._environment.begin()
+        found = self.record("format")
+        if found is None:
+            self.put_record("format", bytes([FORMAT_VERSION]))
+        elif found[0] > FORMAT_VERSION:
+            self.close()
+            raise WrongDirectoryError(
+                f"{path} has format {found[0]}, this version knows {FORMAT_VERSION}: install a newer version"
+            )
+
+    # --- Store --------------------------------------------------------------------------------------
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        values = self._active.values[family]
+        if key in values:
+            return values[key]
+        if self._flushing is not None:
+            values = self._flushing.values[family]
+            if key in values:
+                return values[key]
+        return self._reading.get(key, db=self._families[family])
+
+    def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        found: dict[bytes, Value] = {}
+        with self._reading.cursor(self._families[family]) as cursor:
+            if cursor.set_range(start):
+                for key, present in cursor:
+                    if key >= end:
+                        break
+                    found[key] = present
+        newer: dict[bytes, Value] = {}
+        if self._flushing is not None:
+            newer |= self._flushing.between(family, start, end)
+        newer |= self._active.between(family, start, end)
+        found |= newer
+        keys = sorted(found) if newer else list(found)
+        if reverse:
+            keys.reverse()
+        return iter([(key, value) for key in keys if (value := found[key]) is not None])
+
+    def write(self, changes: Iterable[Change]) -> None:
+        put = self._active.put
+        for family, key, value in changes:
+            put(family, key, value)
+
+    # --- the worker's own records ---------------------------------------------------------------------
+
+    def record(self, name: str) -> bytes | None:
+        key = name.encode()
+        for layer in (self._active, self._flushing):
+            if layer is not None and key in layer.records:
+                return layer.records[key]
+        return self._reading.get(key, db=self._records)
+
+    def put_record(self, name: str, value: bytes | None) -> None:
+        """Moves to disk with the writes around it; None removes."""
+        self._active.records[name.encode()] = value
+
+    # --- to disk ------------------------------------------------------------------------------------
+
+    @property
+    def unflushed(self) -> int:
+        """Changes that are only in memory."""
+        return len(self._active) + (0 if self._flushing is None else len(self._flushing))
+
+    def begin_flush(self) -> bool:
+        """Under the lock: what gathered is to be flushed now. False if there is nothing."""
+        check(self._flushing is None, "one flush at a time")
+        if not len(self._active):
+            return False
+        self._flushing, self._active = self._active, _Layer()
+        return True
+
+    def flush(self) -> None:
+        """Beside the others: one transaction, synced. Raises OSError."""
+        layer = self._flushing
+        check(layer is not None, "a flush was begun")
+        assert layer is not None
+        try:
+            with self._environment.begin(write=True) as transaction:
+                for family, values in zip(self._families, layer.values, strict=True):
+                    for key, value in values.items():
+                        if value is None:
+                            transaction.delete(key, db=family)
+                        else:
+                            transaction.put(key, value, db=family)
+                for key, value in layer.records.items():
+                    if value is None:
+                        transaction.delete(key, db=self._records)
+                    else:
+                        transaction.put(key, value, db=self._records)
+        except lmdb.Error as error:
+            raise OSError(f"{self.path}: {error}") from error
+
+    def end_flush(self) -> None:
+        """Under the lock: what was flushed is read from disk from now on."""
+        self._reading.abort()
+        self._reading = self._environment.begin()
+        self._flushing = None
+
+    def undo_flush(self) -> None:
+        """Under the lock, after a flush that failed: what it was to write waits for the next one."""
+        older, newer = self._flushing, self._active
+        check(older is not None, "a flush was begun")
+        assert older is not None
+        for family, values in enumerate(newer.values):
+            for key, value in values.items():
+                older.put(family, key, value)
+        older.records |= newer.records
+        self._active, self._flushing = older, None
+
+    def flush_now(self) -> None:
+        """All three; for whoever is alone with the store."""
+        if self.begin_flush():
+            self.flush()
+            self.end_flush()
+
+    def close(self) -> None:
+        """Without a flush: who wants one asks for it before. Idempotent."""
+        self._reading.abort()
+        self._environment.close()
