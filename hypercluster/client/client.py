@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections.abc import Callable
 from types import TracebackType
 
 from blake3 import blake3
@@ -109,6 +110,16 @@ class Client:
             port.lane.known(self._seen_index)
             self._ports.append(port)
         return self._ports[number]
+
+    def open_lane(self, new_client_id: Callable[[], ClientId]) -> LanePort:
+        """A lane of somebody else's, under ids of theirs, beside the numbered ones; they end it with `close_lane`."""
+        port = self._stream.open_lane(new_client_id)
+        port.lane.known(self.known_index())
+        return port
+
+    def close_lane(self, port: LanePort) -> None:
+        self.see_at_least(port.lane.known_index)
+        self._stream.close_lane(port)
 
     def known_index(self) -> int:
         """The highest Raft index an acknowledgement of this client named: min_index for its own reads."""

@@ -3,7 +3,7 @@
 Owns: the life of a replica: which node is watched, when it is built anew, when it stops (WS-5), and the loops between.
 Never: proposes anything; goes on after a replay that failed.
 Invariants: records become visible in order, each with its content in the cache; nothing is applied after a failure
-until an operator clears it; a failure of the tree itself is there again after a restart, one of this host's disk is not.
+until an operator clears it; a failure of the tree is there again after a restart, one of this host's disk is not.
 """
 
 from __future__ import annotations

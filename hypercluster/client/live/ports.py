@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
+from threading import Event
 from typing import Any, Final, Protocol, TypeVar
 
 from hypercluster.pb.v1.workspace_command_pb2 import FileAck, FileCommand
@@ -33,6 +34,7 @@ __all__ = [
     "LiveTree",
     "Node",
     "Process",
+    "Recall",
     "View",
 ]
 
@@ -97,6 +99,31 @@ class LiveStatus:
     lanes: int
     chunk_bytes: int  # in the local cache
     snapshots: int  # trees built from a snapshot since the start
+
+
+class Recall:
+    """Asks for a mutation back, for a system call that is interrupted: it ends with EINTR if nothing of it was sent,
+    and goes on otherwise. One for each call of `mutate`."""
+
+    def __init__(self) -> None:
+        self._asked = Event()
+        self._act: Callable[[], object] | None = None
+
+    @property
+    def asked(self) -> bool:
+        return self._asked.is_set()
+
+    def ask(self) -> None:
+        """From any thread, any number of times."""
+        self._asked.set()
+        if self._act is not None:
+            self._act()
+
+    def bind(self, act: Callable[[], object]) -> None:
+        """`act` may be called from any thread, from now on, and is called now if it was asked already."""
+        self._act = act
+        if self._asked.is_set():
+            act()
 
 
 class View(Protocol):
@@ -165,7 +192,9 @@ class LiveTree(Protocol):
     @property
     def worker(self) -> str: ...
 
-    async def mutate(self, process: Process, command: FileCommand, content: bytes | None = None) -> FileAck:
+    async def mutate(
+        self, process: Process, command: FileCommand, content: bytes | None = None, *, recall: Recall | None = None
+    ) -> FileAck:
         """Proposes through the lane of `process` and returns once it is committed on a majority and applied here.
         `content` is what a `write` command carries, at most WRITE_BYTES_MAX; the command's own inline and pieces are
         left empty then. Raises OSError. Cancelled before anything was sent, it is not done; afterwards it goes on, and

@@ -87,7 +87,7 @@ class ProcessLanes:
         self._identity = identity
         self._lanes: dict[Process, ProcessLane] = {}  # the longest unused first
         self._lives = 0
-        self._opened: set[ClientId] = set()
+        self._opened: set[Process] = set()  # whose first life has begun
         self._abandoning: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -105,10 +105,9 @@ class ProcessLanes:
         return lane
 
     def _new_client_id(self, process: Process) -> ClientId:
-        first = process_client_id(*self._identity, process, 0)
-        if first not in self._opened:
-            self._opened.add(first)
-            return first
+        if process not in self._opened:
+            self._opened.add(process)
+            return process_client_id(*self._identity, process, 0)
         self._lives += 1
         return process_client_id(*self._identity, process, self._lives)
 
@@ -132,10 +131,13 @@ class ProcessLanes:
         """Ends the lanes of processes that have ended. Runs until it is cancelled."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            for process, lane in list(self._lanes.items()):
-                if self._is_idle(lane) and not is_alive(process):
+            for process in [found for found in self._opened if not is_alive(found)]:
+                lane = self._lanes.get(process)
+                if lane is not None and not self._is_idle(lane):
+                    continue
+                if lane is not None:
                     self._end(process)
-                    self._opened.discard(process_client_id(*self._identity, process, 0))
+                self._opened.discard(process)
 
     async def close(self) -> None:
         for task in self._abandoning:

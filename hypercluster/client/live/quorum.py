@@ -1,7 +1,7 @@
 """What is known of the cluster's ability to commit (WS-2, WS-3).
 
-Owns: `Quorum`: when a leader last proved a majority, by an acknowledgement or a barrier; the barrier itself; the words a
-person reads while there is none.
+Owns: `Quorum`: when a leader last proved a majority, by an acknowledgement or a barrier; the barrier itself; the words
+a person reads while there is none.
 Never: mutations.
 Invariants: a proof is as old as the moment its call was *sent*; while no proof was found the cluster is asked again
 every PROBE_S, so the words go away by themselves.

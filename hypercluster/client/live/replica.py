@@ -187,9 +187,8 @@ class Replica:
                     self._orphans[inode_id] = time.monotonic()
 
     def adopt(self, other: Replica) -> None:
-        """What was held in the tree before this one is held in this one."""
-        with other.lock:
-            self._held = other._held
+        """What was held in the tree before this one is held in this one, which nobody has seen yet."""
+        self.lock, self._held = other.lock, other._held
 
     def held_for(self, seconds: float) -> list[bytes]:
         """Inodes that have been held open for so long (WS-44)."""
