@@ -16,7 +16,7 @@ from typing import Final
 from blake3 import blake3
 
 from hypercluster.errors import REJOIN, DamagedError
-from hypercluster.state_machine.outcome import OK, FileOutcome, LockGrant, RunResult
+from hypercluster.state_machine.outcome import OK, FileOutcome, HazardFound, LockGrant, RunResult
 from hypercluster.values import Index
 
 COMMAND_HASH_BYTES: Final = 16
@@ -25,10 +25,11 @@ _HEAD = struct.Struct(">QHB")  # index, count, which columns follow
 _REASONS, _VERSIONS, _FIRST_VERSION, _FILES = 1, 2, 4, 8
 _NUMBER = struct.Struct(">Q")
 
-_NO_FILE, _REFUSED, _ACCEPTED, _EXISTED, _LOCK = 0, 1, 2, 3, 4
+_NO_FILE, _REFUSED, _ACCEPTED, _EXISTED, _LOCK, _HAZARDOUS = 0, 1, 2, 3, 4, 5
 _REFUSAL = struct.Struct(">HQ")  # errno, present_index
 # log_index, stamp, inode_no, applied_offset, present_index, lengths of root and inode id
 _ACCEPTANCE = struct.Struct(">QQQQQBB")
+_HAZARD = struct.Struct(">BQ")  # kind, log_index of the earlier operation
 _GRANT = struct.Struct(">QBQQ")  # stamp, state, lock id, token
 
 
@@ -107,9 +108,11 @@ def _encode_file(outcome: FileOutcome | None) -> bytes:
     if outcome.lock is not None:
         grant = outcome.lock
         return bytes((_LOCK,)) + _GRANT.pack(outcome.stamp_ns, grant.state, grant.lock_id, grant.token)
+    hazard = outcome.hazard
+    kind = _HAZARDOUS if hazard is not None else _EXISTED if outcome.existed else _ACCEPTED
     return b"".join(
         (
-            bytes((_EXISTED if outcome.existed else _ACCEPTED,)),
+            bytes((kind,)),
             _ACCEPTANCE.pack(
                 outcome.log_index,
                 outcome.stamp_ns,
@@ -121,6 +124,7 @@ def _encode_file(outcome: FileOutcome | None) -> bytes:
             ),
             outcome.root,
             outcome.inode_id,
+            b"" if hazard is None else _HAZARD.pack(*hazard),
         )
     )
 
@@ -148,9 +152,25 @@ def _decode_files(record: bytes, position: int, reasons: Sequence[int]) -> tuple
             id_start = position + root_bytes
             root, inode_id = record[position:id_start], record[id_start : id_start + id_bytes]
             position = id_start + id_bytes
+            existed, hazard = kind == _EXISTED, None
+            if kind == _HAZARDOUS:
+                hazard = HazardFound._make(_HAZARD.unpack_from(record, position))
+                position += _HAZARD.size
             files.append(
                 FileOutcome(
-                    OK, 0, log_index, stamp_ns, root, inode_id, inode_no, offset, present_index, (), kind == _EXISTED
+                    OK,
+                    0,
+                    log_index,
+                    stamp_ns,
+                    root,
+                    inode_id,
+                    inode_no,
+                    offset,
+                    present_index,
+                    (),
+                    existed,
+                    None,
+                    hazard,
                 )
             )
     return tuple(files)

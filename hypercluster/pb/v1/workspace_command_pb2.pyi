@@ -259,7 +259,7 @@ class FileAck(_message.Message):
     def __init__(self, errno: _Optional[int] = ..., log_index: _Optional[int] = ..., committed_at_ns: _Optional[int] = ..., root: _Optional[bytes] = ..., inode_id: _Optional[bytes] = ..., inode_no: _Optional[int] = ..., applied_offset: _Optional[int] = ..., present_index: _Optional[int] = ..., missing: _Optional[_Iterable[bytes]] = ..., existed: _Optional[bool] = ..., lock: _Optional[_Union[_coordination_command_pb2.LockAck, _Mapping]] = ..., hazard: _Optional[_Union[_coordination_command_pb2.Hazard, _Mapping]] = ...) -> None: ...
 
 class LogRecord(_message.Message):
-    __slots__ = ("log_index", "op_id", "committed_at_ns", "client_id", "client_seq", "worker", "origin", "command", "root", "inode_id", "inode_no", "applied_offset", "raft_index", "hazard")
+    __slots__ = ("log_index", "op_id", "committed_at_ns", "client_id", "client_seq", "worker", "origin", "command", "root", "inode_id", "inode_no", "applied_offset", "raft_index", "hazard", "reserved")
     LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
     OP_ID_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_AT_NS_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +274,7 @@ class LogRecord(_message.Message):
     APPLIED_OFFSET_FIELD_NUMBER: _ClassVar[int]
     RAFT_INDEX_FIELD_NUMBER: _ClassVar[int]
     HAZARD_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_FIELD_NUMBER: _ClassVar[int]
     log_index: int
     op_id: bytes
     committed_at_ns: int
@@ -288,7 +289,8 @@ class LogRecord(_message.Message):
     applied_offset: int
     raft_index: int
     hazard: _coordination_command_pb2.Hazard
-    def __init__(self, log_index: _Optional[int] = ..., op_id: _Optional[bytes] = ..., committed_at_ns: _Optional[int] = ..., client_id: _Optional[bytes] = ..., client_seq: _Optional[int] = ..., worker: _Optional[str] = ..., origin: _Optional[_Union[_origin_pb2.Origin, _Mapping]] = ..., command: _Optional[bytes] = ..., root: _Optional[bytes] = ..., inode_id: _Optional[bytes] = ..., inode_no: _Optional[int] = ..., applied_offset: _Optional[int] = ..., raft_index: _Optional[int] = ..., hazard: _Optional[_Union[_coordination_command_pb2.Hazard, _Mapping]] = ...) -> None: ...
+    reserved: bool
+    def __init__(self, log_index: _Optional[int] = ..., op_id: _Optional[bytes] = ..., committed_at_ns: _Optional[int] = ..., client_id: _Optional[bytes] = ..., client_seq: _Optional[int] = ..., worker: _Optional[str] = ..., origin: _Optional[_Union[_origin_pb2.Origin, _Mapping]] = ..., command: _Optional[bytes] = ..., root: _Optional[bytes] = ..., inode_id: _Optional[bytes] = ..., inode_no: _Optional[int] = ..., applied_offset: _Optional[int] = ..., raft_index: _Optional[int] = ..., hazard: _Optional[_Union[_coordination_command_pb2.Hazard, _Mapping]] = ..., reserved: _Optional[bool] = ...) -> None: ...
 
 class LogBatch(_message.Message):
     __slots__ = ("records",)

@@ -18,11 +18,19 @@ from hypercluster.limits import CHUNK_BYTES_MAX, SCOPE_NAME_BYTES_MAX
 from hypercluster.pb.v1.command_pb2 import Command
 from hypercluster.pb.v1.workspace_command_pb2 import ChunkPut, FileCommand, WorkspaceCreate
 from hypercluster.state_machine.context import OpContext
-from hypercluster.state_machine.outcome import BAD_OP_TYPE, EXISTS, NO_WORKSPACE, PRECONDITION_FAILED, FileOutcome
+from hypercluster.state_machine.outcome import (
+    BAD_OP_TYPE,
+    EXISTS,
+    NO_WORKSPACE,
+    PRECONDITION_FAILED,
+    FileOutcome,
+    HazardFound,
+)
 from hypercluster.state_machine.store import Family
 from hypercluster.state_machine.workspace import attributes, names, renaming, writing
 from hypercluster.state_machine.workspace.chunks import sender_id
 from hypercluster.state_machine.workspace.errnos import EACCES, EDQUOT, EINVAL, refused
+from hypercluster.state_machine.workspace.hazards import hazard_event, judge_hazard
 from hypercluster.state_machine.workspace.oplog import encode_log_record
 from hypercluster.state_machine.workspace.records import (
     KIND_DIRECTORY,
@@ -85,9 +93,12 @@ def _judge_file(ctx: OpContext, workspace: OpenWorkspace, command: FileCommand) 
     refusal = carry_out(turn, command)
     if refusal is not None:
         return refusal
+    hazard = judge_hazard(ctx, turn, command)
     root = turn.commit()
-    outcome = _accepted(turn, root)
+    outcome = _accepted(turn, root, None if hazard is None else hazard.found)
     record = encode_log_record(ctx, outcome)
+    if hazard is not None:
+        ctx.effects.events.append((workspace.header.workspace_id, hazard_event(ctx, outcome, hazard)))
     records = ctx.effects.log_records.get(workspace.header.workspace_id)
     if records is None:
         ctx.effects.log_records[workspace.header.workspace_id] = [record]
@@ -101,6 +112,7 @@ def carry_out(turn: Turn, command: FileCommand) -> FileOutcome | None:
     name = command.WhichOneof("op")
     if name is None:
         return _BAD_OPERATION
+    turn.operation = name
     if command.HasField("uid") and command.uid != turn.header.uid:
         return refused(EACCES)
     if command.HasField("base_index"):
@@ -127,7 +139,7 @@ def _judge_base(turn: Turn, command: FileCommand, name: str) -> FileOutcome | No
     return FileOutcome(reason=PRECONDITION_FAILED, present_index=present)
 
 
-def _accepted(turn: Turn, root: bytes) -> FileOutcome:
+def _accepted(turn: Turn, root: bytes, hazard: HazardFound | None) -> FileOutcome:
     subject = turn.subject
     return FileOutcome(
         0,
@@ -141,6 +153,8 @@ def _accepted(turn: Turn, root: bytes) -> FileOutcome:
         0,
         (),
         turn.existed,
+        None,
+        hazard,
     )
 
 

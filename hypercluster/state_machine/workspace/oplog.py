@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
-from hypercluster.limits import COMMAND_KEYS_MAX
+from hypercluster.limits import COMMAND_KEYS_MAX, HAZARD_WINDOW_OPS
 from hypercluster.state_machine.context import Effects, OpContext
 from hypercluster.state_machine.keys import number
 from hypercluster.state_machine.outcome import FileOutcome
@@ -23,7 +23,7 @@ from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Family, Reader
 from hypercluster.state_machine.workspace.records import prefix_end
 from hypercluster.state_machine.workspace.snapshots import flush_marks
-from hypercluster.state_machine.workspace.state import flush_workspaces
+from hypercluster.state_machine.workspace.state import flush_workspaces, open_workspace
 
 TRIM_KEYS_MAX: Final = COMMAND_KEYS_MAX
 
@@ -44,8 +44,9 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def encode_log_record(ctx: OpContext, outcome: FileOutcome) -> bytes:
-    """LogRecord in the order of its field numbers; empty and zero fields are left out, as protobuf does."""
+def encode_log_record(ctx: OpContext, outcome: FileOutcome, reserved: bool = False) -> bytes:
+    """LogRecord in the order of its field numbers; empty and zero fields are left out, as protobuf does. `reserved`:
+    a reservation of the writer covered it."""
     op_id = blake3(ctx.id_seed + ctx.ordinal.to_bytes(4, "big") + b"op").digest()[:16]
     parts = [
         b"\x08",
@@ -71,6 +72,12 @@ def encode_log_record(ctx: OpContext, outcome: FileOutcome) -> bytes:
     if outcome.applied_offset:
         parts += (b"\x60", _varint(outcome.applied_offset))
     parts += (b"\x68", _varint(ctx.index))
+    if outcome.hazard is not None:
+        kind, conflicting = outcome.hazard
+        hazard = b"\x08" + _varint(kind) + b"\x10" + _varint(conflicting)
+        parts += (b"\x72", _varint(len(hazard)), hazard)
+    if reserved:
+        parts.append(b"\x78\x01")
     return b"".join(parts)
 
 
@@ -125,7 +132,12 @@ def log_floor(reader: Reader, workspace_id: bytes) -> int | None:
 
 
 def trim_log(overlay: Overlay, workspace_id: bytes, below_log_index: int) -> int:
-    """Removes records that lie wholly below the index, at most TRIM_KEYS_MAX; answers how many. The last stays."""
+    """Removes records that lie wholly below the index, at most TRIM_KEYS_MAX; answers how many. The last stays, and so
+    do those that the next operation's hazards are judged by (WS-46)."""
+    workspace = open_workspace(overlay, workspace_id)
+    if workspace is None:
+        return 0
+    below_log_index = min(below_log_index, workspace.header.log_index + 1 - HAZARD_WINDOW_OPS)
     start, end = log_key(workspace_id, 0), prefix_end(_WORKSPACE + workspace_id)
     gone: list[bytes] = []
     last: bytes | None = None

@@ -8,12 +8,17 @@ object can be dropped between entries and made again from the store with nothing
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hypercluster.limits import OPEN_WORKSPACES_MAX
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Family
 from hypercluster.state_machine.workspace.chunks import ChunkLedger, OrganisationAccount
 from hypercluster.state_machine.workspace.merkle import MerkleTree
 from hypercluster.state_machine.workspace.records import Header, decode_header, header_key
+
+if TYPE_CHECKING:
+    from hypercluster.state_machine.workspace.hazards import HazardWindow
 
 _DERIVED = "workspace"
 _ACCOUNTS = "workspace accounts"
@@ -22,13 +27,14 @@ _ACCOUNTS = "workspace accounts"
 class OpenWorkspace:
     """One workspace while its commands are judged."""
 
-    __slots__ = ("changed", "header", "ledger", "tree")
+    __slots__ = ("changed", "header", "ledger", "tree", "window")
 
     def __init__(self, overlay: Overlay, header: Header) -> None:
         self.header = header
         self.tree = MerkleTree(overlay, header.workspace_id, header.leaf_count, header.root)
         self.ledger = ChunkLedger(overlay, header, _account_of(overlay, header.org))
         self.changed = False
+        self.window: HazardWindow | None = None  # read from the op log when an operation needs it
 
 
 def _accounts(overlay: Overlay) -> dict[str, OrganisationAccount]:

@@ -62,11 +62,14 @@ class Turn:
         "applied_offset",
         "changed",
         "chunks",
+        "content_before",
         "existed",
         "header",
         "log_index",
         "new_inode",
+        "operation",
         "overlay",
+        "span",
         "stamp_ns",
         "subject",
         "workspace",
@@ -91,6 +94,9 @@ class Turn:
         self.subject: Inode | None = None  # what the acknowledgement speaks of
         self.applied_offset = 0
         self.existed = False
+        self.operation = ""  # its name in the oneof of FileCommand
+        self.span: tuple[int, int] | None = None  # which bytes of the subject it wrote or cut
+        self.content_before = -1  # log_index of the change of the subject's content before this one; -1: none
         self.changed: list[Inode] = []
         self._context = context
         self._inodes: dict[bytes, Inode | None] = {}

@@ -8,6 +8,8 @@ nothing behind but in the orphan, so that a replica which has let it go may pass
 
 from __future__ import annotations
 
+from typing import Final
+
 from blake3 import blake3
 
 from hypercluster.limits import (
@@ -37,6 +39,8 @@ from hypercluster.state_machine.workspace.extents import Extent, merged
 from hypercluster.state_machine.workspace.recent import keep_recent, recent_bytes
 from hypercluster.state_machine.workspace.records import KIND_DIRECTORY, KIND_FILE, Inode
 from hypercluster.state_machine.workspace.turn import Turn
+
+NO_END: Final = FILE_SIZE_MAX + 1  # a truncation cuts whatever stood behind its size
 
 _TOO_LARGE = FileOutcome(reason=LIMIT)
 
@@ -83,6 +87,7 @@ def write(turn: Turn, op: Write) -> FileOutcome | None:
         new.append(Extent(offset, length, 0, chunk_hash))
     turn.subject, turn.applied_offset = inode, offset
     if length:
+        turn.span = offset, offset + length
         _put_extents(turn, inode, offset, new)
     return None
 
@@ -101,6 +106,7 @@ def truncate(turn: Turn, op: Truncate) -> FileOutcome | None:
     turn.end_content(edit)
     _content_changed(turn, inode, mapped)
     turn.subject = inode
+    turn.span = op.size, NO_END
     return None
 
 
@@ -149,6 +155,7 @@ def _put_extents(turn: Turn, inode: Inode, offset: int, new: list[Extent]) -> No
 
 def _content_changed(turn: Turn, inode: Inode, mapped_before: int) -> None:
     inode.mtime_ns = inode.ctime_ns = turn.stamp_ns
+    turn.content_before = inode.content_index
     inode.content_index = turn.log_index
     if inode.nlink:
         turn.header.mapped_bytes += inode.mapped_bytes - mapped_before

@@ -31,6 +31,7 @@ from hypercluster.state_machine.outcome import (
     SEQ_GAP,
     FileOutcome,
     GroupResult,
+    HazardFound,
     RunResult,
 )
 from hypercluster.state_machine.results import COMMAND_HASH_BYTES, command_hash, decode_run, encode_run
@@ -109,6 +110,22 @@ def test_a_retry_gets_the_same_indexes_errno_offset_ids_and_root(restart: bool) 
     assert reasons(site.run(1, 1, create(b"other"))) == [IDEMPOTENCY_CONFLICT]
 
 
+@pytest.mark.req("D-7", "WS-46")
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_retry_is_told_of_the_same_hazard(restart: bool) -> None:
+    site = Site()
+    made = site.run(1, 1, create(b"a")).runs[0].files[0]
+    assert made is not None
+    write = Command(file=FileCommand(write=Write(inode_id=made.inode_id, inline=b"mine"))).SerializeToString()
+    site.run(1, 2, write)
+    first = site.run(2, 1, write)
+    told = first.runs[0].files[0]
+    assert told is not None and told.hazard == (1, 2)
+    if restart:
+        site.replica.restart()
+    assert site.run(2, 1, write) == first
+
+
 @pytest.mark.req("D-7", "WS-32", "WS-12")
 def test_not_yet_is_not_stored_and_holds_up_the_rest() -> None:
     site = Site()
@@ -173,16 +190,19 @@ def test_a_quarantined_file_command_is_a_stored_refusal() -> None:
 
 
 NUMBERS = st.integers(0, (1 << 64) - 1)
-ACCEPTED = st.builds(
-    FileOutcome,
-    log_index=NUMBERS,
-    stamp_ns=NUMBERS,
-    root=st.sampled_from([b"", bytes(32), b"\xff" * 32]),
-    inode_id=st.sampled_from([b"", b"i" * 16]),
-    inode_no=NUMBERS,
-    applied_offset=NUMBERS,
-    present_index=NUMBERS,
-    existed=st.booleans(),
+COLUMNS = {
+    "log_index": NUMBERS,
+    "stamp_ns": NUMBERS,
+    "root": st.sampled_from([b"", bytes(32), b"\xff" * 32]),
+    "inode_id": st.sampled_from([b"", b"i" * 16]),
+    "inode_no": NUMBERS,
+    "applied_offset": NUMBERS,
+    "present_index": NUMBERS,
+}
+ACCEPTED = st.one_of(
+    st.builds(FileOutcome, existed=st.booleans(), **COLUMNS),
+    # Nothing that only found a file there is ever a hazard.
+    st.builds(FileOutcome, hazard=st.builds(HazardFound, st.integers(1, 3), NUMBERS), **COLUMNS),
 )
 REFUSED = st.builds(FileOutcome, reason=st.integers(1, 9), errno=st.integers(0, 133), present_index=NUMBERS)
 

@@ -7,20 +7,23 @@ replays the op log, as a worker does, and fails on the first difference.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from hypercluster.pb.v1.command_pb2 import Command, MaintenanceCommand
+from hypercluster.pb.v1.origin_pb2 import Origin
 from hypercluster.pb.v1.retention_command_pb2 import ChunkCollect, SnapshotDrop, SnapshotMark
 from hypercluster.pb.v1.workspace_command_pb2 import LogBatch
 from hypercluster.state_machine import versions
 from hypercluster.state_machine.context import Effects, OpContext
+from hypercluster.state_machine.coordination.events import CoordinationEvent
 from hypercluster.state_machine.lanes import Lanes
 from hypercluster.state_machine.maintenance import judge_maintenance
 from hypercluster.state_machine.outcome import FileOutcome, HubOutcome, MarkedSnapshot
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Change, MemoryStore, Store
+from hypercluster.state_machine.wire import origin_bytes
 from hypercluster.state_machine.workspace import ReplayEffects, flush_log, judge, replay, take_replayed
-from hypercluster.state_machine.workspace.queries import list_extents, read_header, read_inode
+from hypercluster.state_machine.workspace.queries import list_extents, read_entry, read_header, read_inode
 from hypercluster.state_machine.workspace.records import Header, Inode
 from hypercluster.state_machine.workspace.transfer import export_records, import_records
 from hypercluster.values import ClientId, Index, Nanos, Scope, Seq, Term
@@ -29,6 +32,15 @@ from tests.unit.workspace import ops
 SCOPE = Scope("acme", "atlas")
 STAMP_NS = 1_800_000_000_000_000_000
 CLIENT = ClientId(b"client--------01")
+
+
+class Sent(NamedTuple):
+    """A command, and who sends it."""
+
+    command: Command
+    client: ClientId = CLIENT
+    worker: str = "worker-1"
+    agent: str = ""
 
 
 class Site:
@@ -47,6 +59,7 @@ class Site:
         self.last_changes: list[Change] = []
         self.upkeep: list[HubOutcome] = []  # verdicts on maintenance commands, all of them
         self.marked: list[MarkedSnapshot] = []
+        self.events: list[CoordinationEvent] = []  # of the last entry
 
     def found(self, name: str = "w") -> FileOutcome:
         """Makes the workspace the following commands are for."""
@@ -64,12 +77,23 @@ class Site:
         assert outcome.reason == 0, outcome
         return outcome
 
-    def entry(self, *commands: Command, worker: str = "worker-1", scope: Scope = SCOPE) -> list[FileOutcome]:
-        """One Raft entry: judged, flushed, written."""
+    def entry(
+        self,
+        *commands: Command,
+        worker: str = "worker-1",
+        scope: Scope = SCOPE,
+        client: ClientId = CLIENT,
+        agent: str = "",
+    ) -> list[FileOutcome]:
+        """One Raft entry of one client: judged, flushed, written."""
+        return self.mixed(*(Sent(command, client, worker, agent) for command in commands), scope=scope)
+
+    def mixed(self, *sent: Sent, scope: Scope = SCOPE) -> list[FileOutcome]:
+        """One Raft entry with commands of several clients."""
         self.index += 1
         effects = Effects()
         outcomes: list[FileOutcome] = []
-        for ordinal, command in enumerate(commands):
+        for ordinal, (command, client, worker, agent) in enumerate(sent):
             self.stamp_ns += 1
             self.seq += 1
             context = OpContext(
@@ -83,10 +107,10 @@ class Site:
                 principal="someone",
                 scope=scope,
                 worker=worker,
-                client_id=CLIENT,
+                client_id=client,
                 seq=Seq(self.seq),
                 workspace_id=self.workspace_id,
-                origin=b"",
+                origin=origin_bytes(Origin(agent=agent)),
                 command=command.SerializeToString(),
             )
             if command.HasField("maintenance"):
@@ -97,6 +121,7 @@ class Site:
         versions.flush(self.overlay, Index(self.index), effects.superseded)
         self.last_changes = self.overlay.take_changes()
         self.store.write(self.last_changes)
+        self.events = [event for _, event in effects.events]
         self.chunks.update(effects.chunks)
         self.marked += effects.marked
         if self.workspace_id in batches:
@@ -138,6 +163,12 @@ class Site:
     def file(self, name: bytes, directory: bytes = ops.ROOT) -> bytes:
         """A new empty file's id."""
         return self.done(ops.create(directory, name)).inode_id
+
+    def file_id(self, name: bytes, directory: bytes = ops.ROOT) -> bytes:
+        """What a name stands for."""
+        found = read_entry(self.store, self.workspace_id, directory, name)
+        assert found is not None
+        return found
 
     def directory(self, name: bytes, above: bytes = ops.ROOT) -> bytes:
         return self.done(ops.mkdir(above, name)).inode_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hypercluster.limits import NLINK_MAX
+from hypercluster.limits import HAZARD_WINDOW_OPS, NLINK_MAX
 from hypercluster.pb.v1.command_pb2 import Command
 from hypercluster.pb.v1.workspace_command_pb2 import (
     FileCommand,
@@ -147,13 +147,24 @@ def test_the_op_log_is_scanned_from_any_index_and_trimmed_by_whole_records(site:
         site.entry(ops.create(ROOT, b"a%d" % number), ops.create(ROOT, b"b%d" % number))
     assert [part.first_index for part in scan_log(site.store, site.workspace_id, 4)] == [3, 5, 7, 9]
     assert [part.first_index for part in scan_log(site.store, site.workspace_id, 11)] == [9]
+    site.entry(*(ops.sync(ROOT) for _ in range(HAZARD_WINDOW_OPS)))
     assert trim_log(site.overlay, site.workspace_id, 6) == 2  # 5 and 6 share a record, which stays
     site.store.write(site.overlay.take_changes())
     assert log_floor(site.store, site.workspace_id) == 5
-    assert [part.first_index for part in scan_log(site.store, site.workspace_id, 1)] == [5, 7, 9]
-    assert trim_log(site.overlay, site.workspace_id, 1_000) == 2
+    assert [part.first_index for part in scan_log(site.store, site.workspace_id, 1)] == [5, 7, 9, 11]
+    assert trim_log(site.overlay, site.workspace_id, 1_000) == 3
     site.store.write(site.overlay.take_changes())
-    assert log_floor(site.store, site.workspace_id) == 9
+    assert log_floor(site.store, site.workspace_id) == 11
+
+
+@pytest.mark.req("WS-46")
+def test_trimming_leaves_what_the_next_hazard_is_judged_by(site: Site) -> None:
+    for _ in range(HAZARD_WINDOW_OPS + 3):
+        site.entry(ops.sync(ROOT))
+    assert trim_log(site.overlay, site.workspace_id, 1_000) == 3
+    site.store.write(site.overlay.take_changes())
+    assert log_floor(site.store, site.workspace_id) == site.header.log_index + 1 - HAZARD_WINDOW_OPS
+    assert trim_log(site.overlay, bytes(15) + b"x", 1_000) == 0
 
 
 # --- names ----------------------------------------------------------------------------------------
