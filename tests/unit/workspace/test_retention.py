@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from blake3 import blake3
 
-from hypercluster.limits import CHUNK_PIN_MS, HAZARD_WINDOW_OPS, COLLECT_CHUNKS_MAX, COMMAND_KEYS_MAX, LAG_MAX_MS
+from hypercluster.limits import CHUNK_PIN_MS, COLLECT_CHUNKS_MAX, COMMAND_KEYS_MAX, HAZARD_WINDOW_OPS, LAG_MAX_MS
 from hypercluster.pb.v1.command_pb2 import Command, MaintenanceCommand, TrimOplog
 from hypercluster.pb.v1.retention_command_pb2 import SnapshotMark
 from hypercluster.state_machine.outcome import CHUNKS_MISSING, LIMIT, NO_WORKSPACE, OK, PRECONDITION_FAILED
