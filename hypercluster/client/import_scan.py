@@ -13,6 +13,10 @@ import os
 import stat
 from dataclasses import dataclass, field
 
+from hypercluster.client.local_patterns import LocalPatterns
+
+STAYS = "stays on this host, by the workspace's local patterns"
+
 
 @dataclass(frozen=True, slots=True)
 class LocalEntry:
@@ -54,8 +58,9 @@ class LocalTree:
         return [groups[depth] for depth in sorted(groups)]
 
 
-def scan(top: bytes) -> LocalTree:
-    """Raises OSError if `top` can not be listed; what can not be listed below it is skipped and named."""
+def scan(top: bytes, local: LocalPatterns | None = None) -> LocalTree:
+    """Raises OSError if `top` can not be listed; what can not be listed below it is skipped and named, and so is what
+    stays on its host (WS-56)."""
     found = LocalTree(top, _entry(b"", os.stat(top)))
     first_name: dict[tuple[int, int], bytes] = {}
     pending = [b""]
@@ -71,18 +76,21 @@ def scan(top: bytes) -> LocalTree:
         below: list[bytes] = []
         for name in names:
             path = base + b"/" + name if base else name
-            if _take(found, first_name, path):
+            if _take(found, first_name, path, local):
                 below.append(path)
         pending.extend(reversed(below))
     return found
 
 
-def _take(found: LocalTree, first_name: dict[tuple[int, int], bytes], path: bytes) -> bool:
+def _take(found: LocalTree, first_name: dict[tuple[int, int], bytes], path: bytes, local: LocalPatterns | None) -> bool:
     """Adds one name; True for a directory to go into."""
     try:
         status = os.lstat(os.path.join(found.top, path))
     except OSError as error:
         found.skipped.append((path, error.strerror or "can not be read"))
+        return False
+    if local is not None and local.is_local(path, stat.S_ISDIR(status.st_mode)):
+        found.skipped.append((path, STAYS))
         return False
     entry = _entry(path, status)
     if stat.S_ISDIR(status.st_mode):

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from hypercluster.client.file_ops import ROOT, FileResult, all_or_first_error, shown
 from hypercluster.client.import_scan import LocalEntry, LocalLink, LocalTree, scan, user_xattrs
+from hypercluster.client.local_patterns import LocalPatterns
 from hypercluster.client.workspace import Workspace, is_directory
 from hypercluster.errors import RefusedError
 from hypercluster.limits import WRITE_BYTES_MAX, XATTR_VALUE_BYTES_MAX
@@ -57,10 +58,14 @@ class ImportReport:
 
 
 async def import_tree(
-    workspace: Workspace, top: str | bytes, progress: Callable[[Progress], None] | None = None
+    workspace: Workspace,
+    top: str | bytes,
+    progress: Callable[[Progress], None] | None = None,
+    local: LocalPatterns | None = None,
 ) -> ImportReport:
-    """Imports what is in `top` into the root of the workspace. Raises the first error once nothing is in flight."""
-    tree = await asyncio.to_thread(scan, os.fsencode(top))
+    """Imports what is in `top` into the root of the workspace, without what is `local`. Raises the first error once
+    nothing is in flight."""
+    tree = await asyncio.to_thread(scan, os.fsencode(top), local)
     return await _Import(workspace, tree, progress).run()
 
 

@@ -16,6 +16,7 @@ from hypercluster.client.client import Client, derive_client_id
 from hypercluster.client.import_scan import scan, user_xattrs
 from hypercluster.client.journal import FileJournal, command_digest
 from hypercluster.client.lane_types import Settled, Verdict
+from hypercluster.client.local_patterns import LocalPatterns
 from hypercluster.client.pacing import RATE_MIN_PER_S, UNLIMITED, Pacer
 from hypercluster.client.settings import ClientSettings, read_settings
 from hypercluster.client.stream import CommandStream
@@ -61,6 +62,20 @@ def test_client_ids_differ_and_change_after_fork() -> None:
     assert os.read(reader, 16) not in ids
     os.close(reader)
     os.close(writer)
+
+
+@pytest.mark.req("WS-56")
+def test_a_scan_leaves_out_what_is_local_and_names_it(tmp_path: Path) -> None:
+    (tmp_path / "src" / "build").mkdir(parents=True)
+    (tmp_path / "src" / "build" / "x").touch()
+    (tmp_path / "src" / "a.o").touch()
+    (tmp_path / "src" / "a.c").touch()
+    tree = scan(os.fsencode(tmp_path), LocalPatterns(b"build/\n*.o\n"))
+    assert [e.path for e in tree.files] == [b"src/a.c"]
+    assert [e.path for e in tree.directories] == [b"src"]
+    assert sorted(path for path, _ in tree.skipped) == [b"src/a.o", b"src/build"]
+    assert all("local patterns" in why for _, why in tree.skipped)
+    assert len(scan(os.fsencode(tmp_path)).files) == 3
 
 
 def test_a_scan_finds_every_kind(tmp_path: Path) -> None:
