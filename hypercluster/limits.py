@@ -101,6 +101,11 @@ LAG_MAX_MS: Final = 1_800_000  # a connected worker behind by more than one of t
 LAG_MAX_OPS: Final = 2_000_000
 OPLOG_KEEP_S: Final = 72 * 3600  # the larger of the two
 OPLOG_KEEP_OPS: Final = 10_000_000
+OPLOG_BYTES_MAX: Final = 64 * 1024 * MIB  # of one workspace, uncompressed; beyond it the oldest goes early
+ARCHIVE_KEEP_DAYS: Final = 90
+ARCHIVE_BYTES_MAX: Final = 256 * 1024 * MIB  # of a node; beyond it the oldest goes early
+COLLECT_CHUNKS_PER_S: Final = 1_000
+SNAPSHOT_BYTES_PER_S: Final = 64 * MIB  # read from the state while a workspace snapshot is written
 COLLECT_CHUNKS_MAX: Final = 300
 CHUNK_PIN_MS: Final = 60_000
 

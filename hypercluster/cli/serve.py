@@ -22,6 +22,7 @@ import click
 import uvloop
 
 from hypercluster.cli.main import EXIT_FATAL
+from hypercluster.cli.node_settings import engine_settings, proposer_settings, retention_settings
 from hypercluster.config import Config, ConfigError, load, split_address
 from hypercluster.credentials.tls import ReloadingFiles, TlsFiles
 from hypercluster.errors import ApplyFailedError, MalformedError
@@ -30,6 +31,7 @@ from hypercluster.log.admission import admit
 from hypercluster.log.entry import stamp_end
 from hypercluster.node.apply_loop import ApplyLoop
 from hypercluster.node.checkpoints import AnnouncedCheckpoints
+from hypercluster.node.collection import Collection
 from hypercluster.node.dedupe import stored_answer
 from hypercluster.node.fanout import Fanout
 from hypercluster.node.lifecycle import Fatal, Hooks, Lifecycle
@@ -37,10 +39,11 @@ from hypercluster.node.maintenance import Maintenance, MaintenanceSettings
 from hypercluster.node.members import Promotion
 from hypercluster.node.op_log import stored_op_log
 from hypercluster.node.opening import OpenDirectory, Runners, open_directory
-from hypercluster.node.proposer import Admission, Proposer, ProposerSettings
-from hypercluster.node.rate_limit import RateSettings
+from hypercluster.node.own_lane import OwnLane
+from hypercluster.node.proposer import Admission, Proposer
 from hypercluster.node.reads import Reads
 from hypercluster.node.report import Fixed, Reporter
+from hypercluster.node.retention import Retention
 from hypercluster.node.standing import Standing
 from hypercluster.node.timed_syncs import TimedSyncs
 from hypercluster.node.worker_table import WorkerTable
@@ -48,7 +51,7 @@ from hypercluster.raft.adapter import RaftEngine
 from hypercluster.raft.driver import EngineDriver, SystemClock
 from hypercluster.raft.peer_hello import LocalNode
 from hypercluster.raft.peer_transport import GrpcPeerTransport
-from hypercluster.raft.settings import EngineParts, EngineSettings
+from hypercluster.raft.settings import EngineParts
 from hypercluster.raft.settings import Identity as EngineIdentity
 from hypercluster.rpc.cluster_service import ClusterService
 from hypercluster.rpc.command_service import CommandService
@@ -173,7 +176,11 @@ class _Wiring:
             self.metrics,
             fatal,
             hooks,
-            looks=(Promotion(self.engine, self.standing, self.clock).look,),
+            looks=(
+                Promotion(self.engine, self.standing, self.clock).look,
+                self.retention.look,
+                self.collection.look,
+            ),
         )
 
     def _wire_engine(self) -> None:
@@ -278,6 +285,27 @@ class _Wiring:
             MaintenanceSettings(),
         )
 
+        self._wire_retention()
+
+    def _wire_retention(self) -> None:
+        reader, retention = self.directory.storage.store, retention_settings(self.config)
+        self.retention = Retention(
+            OwnLane(self.proposer, self.standing),
+            self.standing,
+            reader,
+            self.clock,
+            self.metrics,
+            lambda _: retention,
+        )
+        self.collection = Collection(
+            OwnLane(self.proposer, self.standing),
+            self.standing,
+            reader,
+            self.clock,
+            self.metrics,
+            self.config.retention.collect_chunks_per_s,
+        )
+
     def _on_applied(self, index: int) -> None:
         self.reads.on_applied(index)
 
@@ -361,29 +389,6 @@ class ClientAddresses:
 def staleness_ms(now_ns: int, fresh_ns: int) -> int | None:
     """How old the state here may be; None when no leader has answered yet (CL-10)."""
     return None if fresh_ns == 0 else max(0, -(-(now_ns - fresh_ns) // 1_000_000))
-
-
-def engine_settings(config: Config) -> EngineSettings:
-    raft = config.raft
-    return EngineSettings(
-        heartbeat_ms=raft.heartbeat_ms,
-        election_min_ms=raft.election_min_ms,
-        election_max_ms=raft.election_max_ms,
-        fallback_ms=raft.election_min_ms * 5 // 4,
-        clock_skew_max_ms=raft.clock_skew_max_ms,
-        log_keep_entries=raft.log_keep_entries,
-        checkpoint_every_entries=raft.checkpoint_every_entries,
-    )
-
-
-def proposer_settings(config: Config) -> ProposerSettings:
-    batch, rate = config.batch, config.rate
-    return ProposerSettings(
-        window_ms=batch.window_ms,
-        ops_max=batch.ops_max,
-        bytes_max=batch.bytes_max,
-        rate=RateSettings(rate.ops_per_s, rate.bytes_per_s, rate.burst_ops, quarantine_ms=rate.quarantine_ms),
-    )
 
 
 __all__ = ["ConfigError", "run_node", "serve"]

@@ -88,6 +88,21 @@ class AccessConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RetentionConfig:
+    """WS-53, WS-54. The schedule is the leader's; archive and speed of writing are each node's own."""
+
+    snapshot_every_s: int = limits.SNAPSHOT_EVERY_S
+    snapshots_kept: int = limits.SNAPSHOTS_KEPT
+    snapshot_bytes_per_s: int = limits.SNAPSHOT_BYTES_PER_S
+    oplog_keep_s: int = limits.OPLOG_KEEP_S
+    oplog_keep_ops: int = limits.OPLOG_KEEP_OPS
+    oplog_bytes_max: int = limits.OPLOG_BYTES_MAX
+    archive_keep_days: int = limits.ARCHIVE_KEEP_DAYS
+    archive_bytes_max: int = limits.ARCHIVE_BYTES_MAX
+    collect_chunks_per_s: int = limits.COLLECT_CHUNKS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     level: str = "info"
 
@@ -102,6 +117,7 @@ class Config:
     batch: BatchConfig = field(default_factory=BatchConfig)
     rate: RateConfig = field(default_factory=RateConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def client_address(self) -> str:
@@ -118,6 +134,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     "batch": BatchConfig,
     "rate": RateConfig,
     "access": AccessConfig,
+    "retention": RetentionConfig,
     "log": LogConfig,
 }
 
@@ -136,4 +153,13 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "rate.bytes_per_s": (limits.CHUNK_BYTES_MAX, 1 << 40),
     "rate.burst_ops": (1, 10_000_000),
     "rate.quarantine_ms": (0, 3_600_000),
+    "retention.snapshot_every_s": (1, 30 * 86_400),
+    "retention.snapshots_kept": (1, limits.SNAPSHOTS_MAX - 1),
+    "retention.snapshot_bytes_per_s": (limits.MIB, 1 << 40),
+    "retention.oplog_keep_s": (0, 3_650 * 86_400),
+    "retention.oplog_keep_ops": (1, 1 << 40),
+    "retention.oplog_bytes_max": (limits.MIB, 1 << 50),
+    "retention.archive_keep_days": (0, 36_500),
+    "retention.archive_bytes_max": (limits.MIB, 1 << 50),
+    "retention.collect_chunks_per_s": (1, 100_000),
 }

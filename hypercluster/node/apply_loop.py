@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from hypercluster import limits
@@ -23,7 +23,7 @@ from hypercluster.node.words import Turns
 from hypercluster.raft.engine import Clock
 from hypercluster.state_machine.decoded import DecodedEntry
 from hypercluster.state_machine.machine import Machine
-from hypercluster.state_machine.outcome import Applied
+from hypercluster.state_machine.outcome import Applied, MarkedSnapshot
 from hypercluster.state_machine.store import Change
 from hypercluster.telemetry.metrics import Metrics
 from hypercluster.values import ChunkHash, Digest, Index, Term
@@ -67,8 +67,10 @@ class ApplyLoop:
         on_applied: Callable[[int], None],
         wake: Callable[[], None],
         has_room: Callable[[], bool] = lambda: True,
+        on_snapshots: Callable[[Sequence[MarkedSnapshot]], None] = lambda _: None,
     ) -> None:
-        """`wake` asks the engine for a tick once `ready()` may be True again; `has_room` is asked every ROOM_SEEN_S."""
+        """`wake` asks the engine for a tick once `ready()` may be True again; `has_room` is asked every ROOM_SEEN_S.
+        `on_snapshots` is called while the store shows exactly what the entry that marked them left."""
         self._machine = machine
         self._store = store
         self._chunks = chunks
@@ -79,6 +81,7 @@ class ApplyLoop:
         self._on_applied = on_applied
         self._wake = wake
         self._has_room = has_room
+        self._on_snapshots = on_snapshots
         self._short_of_room = False
         self._room_until_s = 0.0  # until then it is taken for granted
         self._turn_began_s = 0.0  # 0: nothing was applied in this turn yet
@@ -106,6 +109,12 @@ class ApplyLoop:
         self._finish(applied)
         for workspace_id, batch in applied.log_batches.items():
             self._fanout.publish(workspace_id, batch)
+        if applied.snapshots:
+            self._metrics.snapshots_marked.inc(len(applied.snapshots))
+            self._on_snapshots(applied.snapshots)
+        if applied.absent:
+            self._metrics.gc_chunks.inc(len(applied.absent))
+            self._metrics.gc_bytes.inc(sum(applied.absent.values()))
         self._metrics.apply_seconds.observe(self._clock.monotonic() - began_s)
         return applied
 

@@ -1,6 +1,6 @@
 """What the leader proposes by itself, and what every node watches: silent lanes, old versions, room on the disk.
 
-Owns: the lane of the node's own commands, how often and how much is proposed, and the low-water mark of the disk.
+Owns: how often and how much of this upkeep is proposed, and the low-water mark of the disk.
 Never: changes state but by commands that apply judges like all others; more than one upkeep message in flight.
 Invariants: each command is guarded by the value it saw (a lane's last seq), so a late one does nothing; a node short
 of room refuses writes before its log or state could fail, hands leadership over, and comes back by itself (CL-4).
@@ -14,15 +14,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hypercluster import limits
-from hypercluster.log.admission import admit
+from hypercluster.node.own_lane import OwnLane, was_judged
 from hypercluster.node.proposer import Proposer
 from hypercluster.node.standing import Standing
-from hypercluster.node.words import Caller, Verdict
-from hypercluster.pb.v1.command_pb2 import Command, ForgetLane, MaintenanceCommand, RaiseVersionsFloor, Submit
+from hypercluster.node.words import Verdict
+from hypercluster.pb.v1.command_pb2 import ForgetLane, MaintenanceCommand, RaiseVersionsFloor
 from hypercluster.raft.engine import Clock, Engine, ProposalOutcome
 from hypercluster.state_machine import queries
 from hypercluster.state_machine.store import Reader
-from hypercluster.values import Nanos, Role, Scope
+from hypercluster.values import Nanos, Role
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ VERSIONS_STEP_ENTRIES = 10_000  # the floor moves when it can move this far
 DISK_LOOK_S = 1.0
 DISK_BACK_FACTOR = 2  # room must be twice the mark before writes come back
 HANDOVER_PAUSE_S = 10.0
-NODE_SCOPE = Scope("hypercluster", "maintenance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +61,12 @@ class Maintenance:
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._engine = engine
-        self._proposer = proposer
         self._standing = standing
         self._reader = reader
         self._clock = clock
         self._free_bytes = free_bytes
         self._settings = settings
-        self._random_bytes = random_bytes
-        self._caller = Caller(f"node:{standing.status().node_id}", NODE_SCOPE, "")
-        self._client_id = b""
-        self._next_seq = 1
-        self._in_flight = False
+        self._lane = OwnLane(proposer, standing, random_bytes=random_bytes)
         self._upkeep_due_s = 0.0
         self._disk_due_s = 0.0
         self._handover_due_s = 0.0
@@ -83,11 +77,11 @@ class Maintenance:
             self._disk_due_s = now_s + DISK_LOOK_S
             self._watch_disk(now_s)
         leads = self._standing.status().role is Role.LEADER
-        if leads and now_s >= self._upkeep_due_s and not self._in_flight:
+        if leads and now_s >= self._upkeep_due_s and self._lane.idle:
             self._upkeep_due_s = now_s + UPKEEP_EVERY_S
             commands = self.due()
             if commands:
-                self._propose(commands)
+                self._lane.propose(commands, self._answered)
 
     # -- room -------------------------------------------------------------------------------------
 
@@ -134,28 +128,9 @@ class Maintenance:
             return []
         return [MaintenanceCommand(raise_versions_floor=RaiseVersionsFloor(floor_index=wanted))]
 
-    def _propose(self, commands: Sequence[MaintenanceCommand]) -> None:
-        if not self._client_id:
-            self._client_id = self._random_bytes(16)
-        message = Submit(
-            client_id=self._client_id,
-            first_seq=self._next_seq,
-            floor=self._next_seq - 1,
-            basis=self._standing.status().applied_index,
-            commands=[Command(maintenance=command).SerializeToString() for command in commands],
-        ).SerializeToString()
-        self._in_flight = True
-        count = len(commands)
-
-        def answered(verdicts: Sequence[Verdict]) -> None:
-            self._in_flight = False
-            if all(verdict.raft_index for verdict in verdicts):
-                self._next_seq += count
-                self._upkeep_due_s = 0.0  # there may be more
-            else:
-                self._client_id, self._next_seq = b"", 1  # what became of it does not matter: start another lane
-
-        self._proposer.submit_run(admit(message, maintenance=True), message, self._caller, answered, limited=False)
+    def _answered(self, verdicts: Sequence[Verdict]) -> None:
+        if was_judged(verdicts):
+            self._upkeep_due_s = 0.0  # there may be more
 
 
 def _noted(_: ProposalOutcome | None) -> None:

@@ -29,6 +29,8 @@ class Effects:
     events: list[tuple[bytes, CoordinationEvent]] = field(default_factory=list)
     # workspace_id -> Raft index and stamp of the command that asked for a snapshot at the end of this entry (WS-53)
     snapshot_marks: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    # hash -> length of chunks that a workspace no longer has (WS-54)
+    absent: dict[bytes, int] = field(default_factory=dict)
     # the snapshots this entry marked, once it has ended
     marked: list[MarkedSnapshot] = field(default_factory=list)
 

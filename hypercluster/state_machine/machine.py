@@ -149,6 +149,7 @@ class Machine:
             log_batches=log_batches,
             hub_batches=hub_batches,
             events=tuple(context.effects.events),
+            absent=context.effects.absent,
             snapshots=tuple(context.effects.marked),
         )
 

@@ -126,4 +126,5 @@ class Applied:
     log_batches: Mapping[bytes, bytes] = field(default_factory=dict)  # workspace_id -> LogBatch
     hub_batches: Mapping[Scope, bytes] = field(default_factory=dict)  # scope -> op log record (oplog.py)
     events: Sequence[tuple[bytes, CoordinationEvent]] = ()  # (workspace_id, what happened), in order
+    absent: Mapping[bytes, int] = field(default_factory=dict)  # hash -> length of chunks that a workspace lost
     snapshots: Sequence[MarkedSnapshot] = ()  # to be taken of the state as these changes leave it

@@ -1,8 +1,8 @@
 """The op log of a workspace: one LogRecord per accepted operation, one LogBatch per entry (WS-36, WS-51).
 
-Owns: the records of Family.OPLOG that begin with `W`: "W" workspace first_log_index -> LogBatch. They are written here
-in protobuf's wire format field by field, in order, so that their bytes are ours and frozen, and the command inside
-stays the bytes the client sent (D-12).
+Owns: the records of Family.OPLOG that begin with `W`: "W" workspace first_log_index -> LogBatch, and "B" workspace ->
+the bytes of those. They are written here in protobuf's wire format field by field, in order, so that their bytes are
+ours and frozen, and the command inside stays the bytes the client sent (D-12).
 Invariants: the records of a workspace cover its log_index without gap or overlap from the first one kept; a record is
 never changed, only removed as a whole when the log is trimmed, TRIM_KEYS_MAX a command.
 """
@@ -25,10 +25,12 @@ from hypercluster.state_machine.workspace.records import prefix_end
 from hypercluster.state_machine.workspace.snapshots import flush_marks
 from hypercluster.state_machine.workspace.state import flush_workspaces, open_workspace
 
-TRIM_KEYS_MAX: Final = COMMAND_KEYS_MAX
+TRIM_KEYS_MAX: Final = COMMAND_KEYS_MAX - 1  # and the sum of bytes
 
 _WORKSPACE: Final = b"W"
+_BYTES_KEPT: Final = b"B"
 _FIXED64: Final = Struct("<Q")
+_STAMP_AFTER: Final = 2 + 16 + 1  # op_id with tag and length, and the tag of committed_at
 
 _VARINTS: Final = [bytes((value,)) for value in range(128)]
 
@@ -101,6 +103,8 @@ def flush_log(overlay: Overlay, effects: Effects) -> dict[bytes, bytes]:
         batch = batches[workspace_id] = encode_log_batch(records)
         first = workspaces[workspace_id].header.log_index - len(records) + 1
         overlay.put_uncached(Family.OPLOG, log_key(workspace_id, first), batch)
+        size_bytes = log_bytes(overlay, workspace_id) + len(batch)
+        overlay.put(Family.OPLOG, _BYTES_KEPT + workspace_id, number(size_bytes))
     flush_marks(overlay, effects, workspaces)
     return batches
 
@@ -131,6 +135,43 @@ def log_floor(reader: Reader, workspace_id: bytes) -> int | None:
     return None if first is None else int.from_bytes(first[0][-8:], "big")
 
 
+def log_bytes(reader: Reader, workspace_id: bytes) -> int:
+    """Of all records kept, uncompressed, keys not counted."""
+    record = reader.get(Family.OPLOG, _BYTES_KEPT + workspace_id)
+    return 0 if record is None else int.from_bytes(record, "big")
+
+
+def read_batch(reader: Reader, workspace_id: bytes, log_index: int) -> LogSlicePart | None:
+    """The record that holds an operation; None if it is not kept, or not there yet."""
+    part = next(scan_log(reader, workspace_id, log_index), None)
+    return part if part is not None and part.first_index <= log_index else None
+
+
+def first_stamp_ns(batch: bytes) -> int:
+    """committed_at of the first operation of a record, read from its place in our own encoding."""
+    position = 1
+    while batch[position] > 127:  # the length of the first LogRecord
+        position += 1
+    position += 2  # past it, and the tag of log_index
+    while batch[position] > 127:
+        position += 1
+    return int(_FIXED64.unpack_from(batch, position + 1 + _STAMP_AFTER)[0])
+
+
+def first_since(reader: Reader, workspace_id: bytes, stamp_ns: int, head: int) -> int:
+    """The lowest log_index kept whose record began at the stamp or after it; head + 1 if there is none. Costs as many
+    reads as the span from floor to head has binary digits."""
+    low, high = log_floor(reader, workspace_id) or head + 1, head + 1
+    while low < high:
+        middle = (low + high) // 2
+        part = read_batch(reader, workspace_id, middle)
+        if part is None or first_stamp_ns(part.batch) >= stamp_ns:
+            high = min(middle, part.first_index) if part is not None else middle
+        else:
+            low = middle + 1
+    return low
+
+
 def trim_log(overlay: Overlay, workspace_id: bytes, below_log_index: int) -> int:
     """Removes records that lie wholly below the index, at most TRIM_KEYS_MAX; answers how many. The last stays, and so
     do those that the next operation's hazards are judged by (WS-46)."""
@@ -141,15 +182,21 @@ def trim_log(overlay: Overlay, workspace_id: bytes, below_log_index: int) -> int
     start, end = log_key(workspace_id, 0), prefix_end(_WORKSPACE + workspace_id)
     gone: list[bytes] = []
     last: bytes | None = None
-    for key, _ in overlay.scan(Family.OPLOG, start, end):
+    gone_bytes = last_bytes = 0
+    for key, record in overlay.scan(Family.OPLOG, start, end):
         # A record ends where the next one begins.
         if int.from_bytes(key[-8:], "big") > below_log_index:
             break
         if last is not None:
             gone.append(last)
+            gone_bytes += last_bytes
         if len(gone) == TRIM_KEYS_MAX:
             break
-        last = key
+        last, last_bytes = key, len(record)
     for key in gone:
         overlay.delete(Family.OPLOG, key)
+    if gone:
+        # Of a log that began before bytes were counted, the first records are not in the sum.
+        kept_bytes = max(0, log_bytes(overlay, workspace_id) - gone_bytes)
+        overlay.put(Family.OPLOG, _BYTES_KEPT + workspace_id, number(kept_bytes))
     return len(gone)

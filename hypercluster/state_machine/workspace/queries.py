@@ -20,6 +20,7 @@ from hypercluster.state_machine.workspace.content import ContentReader
 from hypercluster.state_machine.workspace.errnos import EINVAL, EISDIR, ENAMETOOLONG, ENOENT, ENOTDIR
 from hypercluster.state_machine.workspace.extents import Extent
 from hypercluster.state_machine.workspace.records import (
+    ALL_NAMES,
     ENTRY,
     KIND_DIRECTORY,
     KIND_FILE,
@@ -83,6 +84,13 @@ def list_workspaces(reader: Reader, scope: Scope, after: str = "", limit: int = 
         if header is not None:
             found.append(header)
     return found
+
+
+def scan_workspaces(reader: Reader, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """(place, workspace id) of every workspace of the cluster, from the place after `after`."""
+    start = ALL_NAMES + after + (b"\0" if after else b"")
+    for key, workspace_id in reader.scan(Family.TREE, start, prefix_end(ALL_NAMES)):
+        yield key[len(ALL_NAMES) :], workspace_id
 
 
 def read_inode(reader: Reader, workspace_id: bytes, inode_id: bytes) -> Inode | None:

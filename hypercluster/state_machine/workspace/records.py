@@ -40,7 +40,7 @@ RECENT: Final = b"B"  # recent.py
 RECENT_QUEUE: Final = b"Q"
 
 # Names of workspaces stand under an id no workspace can have.
-_NAMES: Final = bytes(16) + b"N"
+ALL_NAMES: Final = bytes(16) + b"N"
 
 _U64: Final = Struct(">Q")
 _HASHED: Final = Struct(">BHIIIQQqq32s32s")
@@ -244,7 +244,7 @@ def header_key(workspace_id: bytes) -> bytes:
 
 
 def names_prefix(org: str, project: str) -> bytes:
-    return _NAMES + _prefixed(org.encode()) + _prefixed(project.encode())
+    return ALL_NAMES + _prefixed(org.encode()) + _prefixed(project.encode())
 
 
 def name_key(org: str, project: str, name: str) -> bytes:

@@ -83,6 +83,7 @@ def collect_chunks(ctx: OpContext, collect: ChunkCollect) -> HubOutcome:
                 ctx.overlay.delete(Family.CHUNKS, key)
             break
         ledger.remove(chunk_hash, presence.length, keys)
+        ctx.effects.absent[chunk_hash] = presence.length
         budget -= len(keys) + KEYS_OF_CHUNK
         removed += 1
     workspace.changed = workspace.changed or removed > 0
