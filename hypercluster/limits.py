@@ -74,6 +74,7 @@ LOCK_GRACE_MS: Final = 2_000
 LOCK_NAME_BYTES_MAX: Final = 128
 LOCK_WAIT_MS_MAX: Final = 24 * 3600 * 1000
 LOCKS_OF_CLIENT_MAX: Final = 1_000  # held and queued
+LOCKS_OF_WORKSPACE_MAX: Final = 100_000  # held and queued; the leader keeps a timer for each
 LOCK_QUEUE_MAX: Final = 1_000  # holders and waiters of one target
 LOCK_PERMITS_MAX: Final = 10_000
 LOCK_STEPS_MAX: Final = 100

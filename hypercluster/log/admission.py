@@ -10,7 +10,6 @@ Invariants: the only errors are MalformedError and TooLargeError, and each names
 from __future__ import annotations
 
 import re
-from typing import Final
 
 from blake3 import blake3
 
@@ -31,6 +30,10 @@ from hypercluster.limits import (
     WRITE_BYTES_MAX,
     WRITE_EXTENTS_MAX,
 )
+from hypercluster.log.coordination_admission import check_abandon, check_coordination, check_guards, check_lock_steps
+from hypercluster.log.field_checks import HASH_BYTES, ID_BYTES, NUMBER_MAX
+from hypercluster.log.field_checks import exactly as _exactly
+from hypercluster.log.field_checks import sized as _size
 from hypercluster.log.json_check import check_json
 from hypercluster.pb.v1.command_pb2 import Command, Submit
 from hypercluster.pb.v1.hub_command_pb2 import HUB_OP_TYPE_SET
@@ -38,10 +41,6 @@ from hypercluster.pb.v1.origin_pb2 import Origin
 from hypercluster.pb.v1.workspace_command_pb2 import FileCommand, Place, Write
 from hypercluster.state_machine.decoded import HubOp, Run
 from hypercluster.state_machine.wire import parse_command, parse_submit, take_op, take_run
-
-ID_BYTES: Final = 16
-HASH_BYTES: Final = 32
-NUMBER_MAX: Final = (1 << 63) - 1
 
 _SET = int(HUB_OP_TYPE_SET)
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]*")
@@ -148,6 +147,11 @@ def _check_other(command: Command, position: int, submit: Submit, maintenance: b
             _size(f"{where}.workspace_create.name", len(name.encode()), "SCOPE_NAME_BYTES_MAX", SCOPE_NAME_BYTES_MAX)
             if not _WORKSPACE_NAME.fullmatch(name) or name in {".", ".."}:
                 raise MalformedError(f"{where}.workspace_create.name must match {_WORKSPACE_NAME.pattern}")
+        case "coordination":
+            _exactly("workspace_id", submit.workspace_id, ID_BYTES)
+            check_coordination(command.coordination, f"{where}.coordination")
+        case "abandon":
+            check_abandon(command.abandon, submit.client_id, f"{where}.abandon")
         case "maintenance":
             if not maintenance:
                 raise MalformedError(f"{where}.maintenance is not for clients")
@@ -160,6 +164,8 @@ def _check_file(file: FileCommand, where: str) -> None:
     kind = file.WhichOneof("op")
     if kind is None:
         raise MalformedError(f"{where} holds no operation")
+    if file.guards:
+        check_guards(file.guards, f"{where}.guards")
     where = f"{where}.{kind}"
     op = getattr(file, kind)
     match kind:
@@ -223,15 +229,7 @@ def _check_maintenance(command: Command, where: str) -> None:
             _size(f"{where}.chunk_collect.hashes", count, "COLLECT_CHUNKS_MAX", COLLECT_CHUNKS_MAX, unit="hashes")
             for number, chunk_hash in enumerate(collect.hashes):
                 _exactly(f"{where}.chunk_collect.hashes[{number}]", chunk_hash, HASH_BYTES)
+        case "lock_steps":
+            check_lock_steps(command.maintenance.lock_steps, f"{where}.lock_steps")
         case _:
             raise MalformedError(f"{where} holds no command")
-
-
-def _exactly(field: str, value: bytes, size: int) -> None:
-    if len(value) != size:
-        raise MalformedError(f"{field} is {len(value)} bytes, must be {size}")
-
-
-def _size(field: str, size: int, limit_name: str, limit: int, *, unit: str = "bytes") -> None:
-    if size > limit:
-        raise TooLargeError(f"{field} is {size} {unit}, limit {limit_name} is {limit}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from hypercluster.state_machine.decoded import DecodedGroup
 from hypercluster.state_machine.lanes import Lane
 from hypercluster.state_machine.outcome import GroupResult, RunResult
-from hypercluster.state_machine.results import StoredRun, command_hash
+from hypercluster.state_machine.results import StoredRun
 
 
 def stored_answer(lane: Lane | None, group: DecodedGroup) -> GroupResult | None:
@@ -37,7 +37,7 @@ def stored_answer(lane: Lane | None, group: DecodedGroup) -> GroupResult | None:
 
 
 def _same_bytes(stored: StoredRun, place: int, raws: tuple[bytes, ...]) -> bool:
-    return all(stored.hash_at(place + offset) == command_hash(raw) for offset, raw in enumerate(raws))
+    return all(stored.matches(place + offset, raw) for offset, raw in enumerate(raws))
 
 
 def _slice(result: RunResult, first_seq: int, place: int, count: int) -> RunResult:

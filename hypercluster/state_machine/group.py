@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hypercluster.pb.v1.command_pb2 import Command
+from hypercluster.state_machine.abandoning import judge_abandon
 from hypercluster.state_machine.context import OpContext
+from hypercluster.state_machine.coordination.judging import judge_coordination
 from hypercluster.state_machine.decoded import DecodedGroup, HubOp, Run
 from hypercluster.state_machine.hub import Hub
 from hypercluster.state_machine.lanes import Lane, Lanes
@@ -29,7 +31,7 @@ from hypercluster.state_machine.outcome import (
     GroupResult,
     RunResult,
 )
-from hypercluster.state_machine.results import command_hash, encode_run, stored_form
+from hypercluster.state_machine.results import encode_run, stored_form
 from hypercluster.state_machine.workspace import judge as judge_file
 from hypercluster.values import Index, Nanos, Seq
 
@@ -174,7 +176,9 @@ class GroupJudge:
         assert isinstance(op, Command)
         if op.HasField("maintenance"):
             return *judge_maintenance(context, self._lanes, op.maintenance), None
-        file = judge_file(context, op)
+        if op.HasField("abandon"):
+            return *judge_abandon(context, self._lanes, op.abandon), None
+        file = judge_coordination(context, op.coordination) if op.HasField("coordination") else judge_file(context, op)
         return file.reason, 0, file if file.reason in NOT_YET else stored_form(file)
 
     def _answer_old(self, lane: Lane, run: Run, old_count: int) -> list[RunResult]:
@@ -190,7 +194,7 @@ class GroupJudge:
                 answers.append((here, UNKNOWN, 0, None))
                 continue
             result, place = stored.result, seq - stored.result.first_seq
-            if stored.hash_at(place) != command_hash(run.raws[position]):
+            if not stored.matches(place, run.raws[position]):
                 answers.append((here, IDEMPOTENCY_CONFLICT, 0, None))
                 continue
             reason = result.reasons[place] if result.reasons else OK

@@ -8,7 +8,7 @@ Owns: Family.LANES. Four kinds of record:
 "hour" is the stamp without its low HOUR_SHIFT bits, so that a busy lane moves its "T" record every 37 minutes only.
 Invariants: a lane in the cache equals what its records say; results are found for every seq above both the floor
 and last - LANE_RESULTS_MAX, and for no other, whatever is still stored; apart from a lane's own group nothing but
-`forget` changes it.
+`forget` and `burn` changes it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Final
 from hypercluster.limits import LANE_RESULTS_MAX
 from hypercluster.state_machine.keys import escaped, number, prefix_end, read_escaped, read_number
 from hypercluster.state_machine.meta import DEDUPE_FLOOR, LANE_COUNT, counter_change, read_counter
-from hypercluster.state_machine.results import StoredRun, decode_run, run_count
+from hypercluster.state_machine.results import StoredRun, decode_run, encode_burned, run_count
 from hypercluster.state_machine.store import Change, Family, Reader
 from hypercluster.values import ClientId, Index, Nanos, Scope
 
@@ -134,6 +134,12 @@ class Lanes:
         lane.weight += weight
         self._cached_bytes += weight
         self._changes.append(Change(Family.LANES, _run_key(lane.client_id, first_seq), record))
+
+    def burn(self, lane: Lane, through_seq: int, index: Index) -> None:
+        """Every seq of the lane that was not judged, up to and including `through_seq`, never will be (WS-4)."""
+        first_seq, count = lane.last_seq + 1, through_seq - lane.last_seq
+        self.add_run(lane, first_seq, count, index, encode_burned(index, count))
+        self.save(lane)
 
     def save(self, lane: Lane) -> None:
         """After each group: drops results nobody may ask for, and writes the head if it is another."""

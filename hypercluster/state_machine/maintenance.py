@@ -1,7 +1,7 @@
 """Commands that keep state small: the leader proposes them, apply judges them like all others.
 
-Owns: the verdicts on ForgetLane (D-7), RaiseVersionsFloor (D-18) and TrimOplog, and the way to those on snapshots and
-the collection of chunks (workspace/retention.py).
+Owns: the verdicts on ForgetLane (D-7), RaiseVersionsFloor (D-18) and TrimOplog, and the way to those on snapshots, the
+collection of chunks (workspace/retention.py) and leases (coordination/).
 Invariants: each touches at most 1 000 keys and can be proposed again until nothing is left (D-4); none of them does
 anything whose guard no longer holds. The outcome's `version` counts what was removed; 0 means there is no more.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 from hypercluster.pb.v1.command_pb2 import MaintenanceCommand
 from hypercluster.state_machine import versions
 from hypercluster.state_machine.context import OpContext
+from hypercluster.state_machine.coordination.steps import judge_steps
 from hypercluster.state_machine.lanes import Lanes
 from hypercluster.state_machine.outcome import BAD_OP_TYPE, OK, PRECONDITION_FAILED, HubOutcome
 from hypercluster.state_machine.workspace import collect_chunks, drop_snapshot, mark_snapshot, trim_log
@@ -34,6 +35,8 @@ def judge_maintenance(ctx: OpContext, lanes: Lanes, command: MaintenanceCommand)
             return drop_snapshot(ctx, command.snapshot_drop)
         case "chunk_collect":
             return collect_chunks(ctx, command.chunk_collect)
+        case "lock_steps":
+            return judge_steps(ctx, command.lock_steps)
         case _:
             return HubOutcome(BAD_OP_TYPE, 0)
 

@@ -1,7 +1,8 @@
 """The stored results of a run: what a retry is answered from (D-7).
 
 Owns: the encoding of one record per run: where it was judged, a hash of each command's bytes, and the columns of its
-outcomes. A refusal is kept as reason, version and errno only; "not yet" answers never come here.
+outcomes; for seqs that were given up (WS-4), how many there are. A refusal is kept as reason, version and errno only;
+"not yet" answers never come here.
 Invariants: decode_run(encode_run(...)) yields the outcomes it was given, field by field; the caches hold these same
 bytes, so a warm and a cold lane answer alike.
 """
@@ -16,13 +17,14 @@ from typing import Final
 from blake3 import blake3
 
 from hypercluster.errors import REJOIN, DamagedError
-from hypercluster.state_machine.outcome import OK, FileOutcome, HazardFound, LockGrant, RunResult
+from hypercluster.state_machine.outcome import ABANDONED, OK, FileOutcome, HazardFound, LockGrant, RunResult
 from hypercluster.values import Index
 
 COMMAND_HASH_BYTES: Final = 16
 
 _HEAD = struct.Struct(">QHB")  # index, count, which columns follow
 _REASONS, _VERSIONS, _FIRST_VERSION, _FILES = 1, 2, 4, 8
+_BURNED = 16  # no hashes and no columns: every command of the run was given up, whatever its bytes are (WS-4)
 _NUMBER = struct.Struct(">Q")
 
 _NO_FILE, _REFUSED, _ACCEPTED, _EXISTED, _LOCK, _HAZARDOUS = 0, 1, 2, 3, 4, 5
@@ -39,9 +41,12 @@ class StoredRun:
 
     hashes: bytes
     result: RunResult
+    burned: bool = False
 
-    def hash_at(self, position: int) -> bytes:
-        return self.hashes[position * COMMAND_HASH_BYTES : (position + 1) * COMMAND_HASH_BYTES]
+    def matches(self, position: int, raw: bytes) -> bool:
+        """Whether these are the bytes that the answer at `position` is about."""
+        hashed = self.hashes[position * COMMAND_HASH_BYTES : (position + 1) * COMMAND_HASH_BYTES]
+        return self.burned or hashed == command_hash(raw)
 
 
 def command_hash(raw: bytes) -> bytes:
@@ -70,6 +75,11 @@ def encode_run(raws: Sequence[bytes], result: RunResult) -> bytes:
     return b"".join(parts)
 
 
+def encode_burned(index: Index, count: int) -> bytes:
+    """The record of `count` seqs that were given up unjudged."""
+    return _HEAD.pack(index, count, _BURNED)
+
+
 def run_count(record: bytes) -> int:
     """How many commands a record answers."""
     return int(_HEAD.unpack_from(record)[1])
@@ -78,6 +88,8 @@ def run_count(record: bytes) -> int:
 def decode_run(first_seq: int, record: bytes) -> StoredRun:
     try:
         index, count, columns = _HEAD.unpack_from(record)
+        if columns & _BURNED:
+            return StoredRun(b"", RunResult(first_seq, count, Index(index), (ABANDONED,) * count), burned=True)
         position = _HEAD.size + COMMAND_HASH_BYTES * count
         hashes = record[_HEAD.size : position]
         reasons: tuple[int, ...] = ()

@@ -8,6 +8,7 @@ from hypercluster.log.admission import admit
 from hypercluster.log.entry import DecodedEntry, DecodedGroup, batch_of
 from hypercluster.pb.v1.command_pb2 import Command, MaintenanceCommand, Submit
 from hypercluster.pb.v1.hub_command_pb2 import HUB_OP_TYPE_DEL, HUB_OP_TYPE_SET, HubCommand
+from hypercluster.pb.v1.origin_pb2 import Origin
 from hypercluster.state_machine.machine import Machine
 from hypercluster.state_machine.outcome import Applied, GroupResult
 from hypercluster.state_machine.store import MemoryStore
@@ -53,9 +54,16 @@ def submit(
     floor: int = 0,
     basis: int = 0,
     workspace: bytes = b"",
+    origin: Origin | None = None,
 ) -> bytes:
     return Submit(
-        client_id=client_id, first_seq=first_seq, floor=floor, basis=basis, workspace_id=workspace, commands=commands
+        client_id=client_id,
+        first_seq=first_seq,
+        floor=floor,
+        basis=basis,
+        workspace_id=workspace,
+        origin=origin,
+        commands=commands,
     ).SerializeToString()
 
 

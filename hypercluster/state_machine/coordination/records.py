@@ -5,7 +5,7 @@ Owns: every key that begins with a workspace's id and `L`. Others of the family 
     "LT" target -> all that moves: the target's holders in the order of their grants, then its queue (`Table`)
     "LC" client handle target -> lock_id: the request of an owner for a target; there is one at most
     "LN" client -> how many requests the client has
-    "LW" client handle -> lock_id: the wait of an owner that waits for one thing at a time (WS-47)
+    "LW" client handle -> lock_id, deadline, target: the wait of an owner that waits for one thing at a time (WS-47)
     "LA" -> how many requests the workspace has
 Invariants: a lock_id is the stamp of the command that asked, so it is never given twice; each request has its "LI", its
 "LC" and its row in one "LT", or none of them; granting a whole queue changes one record (D-4).
@@ -47,6 +47,7 @@ _STATE_SHIFT, _STATE_BITS = 2, 7
 _KIND_BITS = 3
 _ONE_AT_A_TIME = 32
 _ENTRY = struct.Struct(">16sQHHHH")  # client, handle, lengths of target, principal, worker, agent
+_WAIT = struct.Struct(">QQ")  # lock_id, deadline; the target follows
 _NUMBER = struct.Struct(">Q")
 
 
@@ -83,6 +84,14 @@ class Row(NamedTuple):
     one_at_a_time: bool
 
 
+class Wait(NamedTuple):
+    """An "LW" record."""
+
+    lock_id: int
+    until_ns: int  # 0: no deadline
+    target: Target
+
+
 @dataclass(slots=True)
 class Table:
     """An "LT" record: who holds a target and who waits for it."""
@@ -105,13 +114,44 @@ class Table:
 def decode_table(record: bytes) -> Table:
     try:
         permits, holders = _TABLE.unpack_from(record)
-        rows = [
-            Row(lock_id, token, when_ns, bits & _KIND_BITS, bits >> _STATE_SHIFT & _STATE_BITS, bits >= _ONE_AT_A_TIME)
-            for lock_id, token, when_ns, bits in _ROW.iter_unpack(memoryview(record)[_TABLE.size :])
-        ]
+        rows = [_row(*fields) for fields in _ROW.iter_unpack(memoryview(record)[_TABLE.size :])]
     except struct.error as error:
         raise DamagedError(f"the record of a lock's target does not decode. {REJOIN}") from error
     return Table(permits, rows[:holders], rows[holders:])
+
+
+def table_rows(record: bytes) -> int:
+    return max(0, len(record) - _TABLE.size) // _ROW.size
+
+
+def read_sole_holder(record: bytes) -> Row | None:
+    """The holder of a target that is held exclusively, without a look at its queue."""
+    try:
+        row = _row(*_ROW.unpack_from(record, _TABLE.size)) if _TABLE.unpack_from(record)[1] else None
+    except struct.error as error:
+        raise DamagedError(f"the record of a lock's target does not decode. {REJOIN}") from error
+    return row if row is not None and row.kind == EXCLUSIVE else None
+
+
+def holds(record: bytes, token: int) -> bool:
+    """Whether a present holder has this token."""
+    return any(row.token == token for row in decode_table(record).holders)
+
+
+def _row(lock_id: int, token: int, when_ns: int, bits: int) -> Row:
+    return Row(lock_id, token, when_ns, bits & _KIND_BITS, bits >> _STATE_SHIFT & _STATE_BITS, bits >= _ONE_AT_A_TIME)
+
+
+def encode_wait(request: Request, until_ns: int) -> bytes:
+    return _WAIT.pack(request.lock_id, until_ns) + request.target.key()
+
+
+def decode_wait(record: bytes) -> Wait:
+    try:
+        lock_id, until_ns = _WAIT.unpack_from(record)
+    except struct.error as error:
+        raise DamagedError(f"the record of a wait does not decode. {REJOIN}") from error
+    return Wait(lock_id, until_ns, decode_target(record[_WAIT.size :]))
 
 
 def encode_request(request: Request) -> bytes:

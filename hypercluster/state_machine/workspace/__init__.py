@@ -6,7 +6,7 @@ an entry, before its changes are taken. A worker calls `replay` for every LogRec
 
 from __future__ import annotations
 
-from hypercluster.state_machine.workspace.judging import judge
+from hypercluster.state_machine.workspace.judging import find_workspace, judge
 from hypercluster.state_machine.workspace.oplog import flush_log, trim_log
 from hypercluster.state_machine.workspace.replaying import ReplayEffects, replay, take_replayed
 from hypercluster.state_machine.workspace.retention import collect_chunks
@@ -16,6 +16,7 @@ __all__ = [
     "ReplayEffects",
     "collect_chunks",
     "drop_snapshot",
+    "find_workspace",
     "flush_log",
     "judge",
     "mark_snapshot",

@@ -12,6 +12,7 @@ from hypercluster.state_machine.outcome import ERRNO, FileOutcome
 
 EPERM: Final = 1
 ENOENT: Final = 2
+EWOULDBLOCK: Final = 11
 EACCES: Final = 13
 EEXIST: Final = 17
 ENOTDIR: Final = 20
@@ -21,6 +22,7 @@ EFBIG: Final = 27
 ENOSPC: Final = 28
 EMLINK: Final = 31
 ERANGE: Final = 34
+EDEADLK: Final = 35
 ENAMETOOLONG: Final = 36
 ENOTEMPTY: Final = 39
 ELOOP: Final = 40
@@ -30,7 +32,22 @@ EDQUOT: Final = 122
 E2BIG: Final = 7
 
 _KNOWN: Final = (
-    *(EPERM, ENOENT, E2BIG, EACCES, EEXIST, ENOTDIR, EISDIR, EINVAL, EFBIG, ENOSPC, EMLINK, ERANGE),
+    *(
+        EPERM,
+        ENOENT,
+        EWOULDBLOCK,
+        EDEADLK,
+        E2BIG,
+        EACCES,
+        EEXIST,
+        ENOTDIR,
+        EISDIR,
+        EINVAL,
+        EFBIG,
+        ENOSPC,
+        EMLINK,
+        ERANGE,
+    ),
     *(ENAMETOOLONG, ENOTEMPTY, ELOOP, ENODATA, EOPNOTSUPP, EDQUOT),
 )
 

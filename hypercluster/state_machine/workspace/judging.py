@@ -18,6 +18,7 @@ from hypercluster.limits import CHUNK_BYTES_MAX, SCOPE_NAME_BYTES_MAX
 from hypercluster.pb.v1.command_pb2 import Command
 from hypercluster.pb.v1.workspace_command_pb2 import ChunkPut, FileCommand, WorkspaceCreate
 from hypercluster.state_machine.context import OpContext
+from hypercluster.state_machine.coordination.fencing import judge_guards
 from hypercluster.state_machine.outcome import (
     BAD_OP_TYPE,
     EXISTS,
@@ -75,11 +76,8 @@ def judge(ctx: OpContext, command: Command) -> FileOutcome:
     kind = command.WhichOneof("kind")
     if kind == "workspace_create":
         return _judge_create(ctx, command.workspace_create)
-    workspace = open_workspace(ctx.overlay, ctx.workspace_id)
+    workspace = find_workspace(ctx)
     if workspace is None:
-        return _NO_WORKSPACE
-    header = workspace.header
-    if header.org != ctx.scope.org or header.project != ctx.scope.project:
         return _NO_WORKSPACE
     if kind == "file":
         return _judge_file(ctx, workspace, command.file)
@@ -88,9 +86,22 @@ def judge(ctx: OpContext, command: Command) -> FileOutcome:
     return _BAD_OPERATION
 
 
+def find_workspace(ctx: OpContext) -> OpenWorkspace | None:
+    """The workspace the command names; one of another scope is none."""
+    workspace = open_workspace(ctx.overlay, ctx.workspace_id)
+    if workspace is None:
+        return None
+    header = workspace.header
+    if header.org != ctx.scope.org or header.project != ctx.scope.project:
+        return None
+    return workspace
+
+
 def _judge_file(ctx: OpContext, workspace: OpenWorkspace, command: FileCommand) -> FileOutcome:
     turn = Turn(ctx.overlay, workspace, ctx.stamp_ns, None, ctx.effects.chunks, ctx)
-    refusal = carry_out(turn, command)
+    refusal = _judge_guards(turn, command) if command.guards else None
+    if refusal is None:
+        refusal = carry_out(turn, command)
     if refusal is not None:
         return refusal
     hazard = judge_hazard(ctx, turn, command)
@@ -124,19 +135,32 @@ def carry_out(turn: Turn, command: FileCommand) -> FileOutcome | None:
 
 def _judge_base(turn: Turn, command: FileCommand, name: str) -> FileOutcome | None:
     """WS-28: refused if the node has changed since the writer looked. What is not there is judged by the operation."""
-    op = getattr(command, name)
-    if name in _PLACED or name == "rename":
-        place = op.source if name == "rename" else op.place
-        # Where nothing has the name yet, the directory is what the writer looked at.
-        inode = turn.entry(place.directory, place.name) or turn.inode(place.directory)
-    else:
-        inode = turn.inode(op.inode_id)
+    inode = _concerned(turn, getattr(command, name), name)
     if inode is None:
         return None
     present = inode.content_index if name in _CONTENT else inode.metadata_index
     if present <= command.base_index:
         return None
     return FileOutcome(reason=PRECONDITION_FAILED, present_index=present)
+
+
+def _judge_guards(turn: Turn, command: FileCommand) -> FileOutcome | None:
+    """WS-42: a guard that names no target is about what `base_index` would be about."""
+    name = command.WhichOneof("op")
+    if name is None:
+        return _BAD_OPERATION
+    inode = _concerned(turn, getattr(command, name), name)
+    concerned = None if inode is None else inode.inode_id
+    return judge_guards(turn.overlay, turn.header.workspace_id, command.guards, concerned)
+
+
+def _concerned(turn: Turn, op: Any, name: str) -> Inode | None:
+    """The node an operation is about: what its name stands for, or the directory where nothing has the name yet, as
+    that is what the writer looked at."""
+    if name in _PLACED or name == "rename":
+        place = op.source if name == "rename" else op.place
+        return turn.entry(place.directory, place.name) or turn.inode(place.directory)
+    return turn.inode(op.inode_id)
 
 
 def _accepted(turn: Turn, root: bytes, hazard: HazardFound | None) -> FileOutcome:
