@@ -18,6 +18,7 @@ from rich.console import Console
 
 from hypercluster.cli.bench.etcd import EtcdCluster, EtcdMissingError, build_load
 from hypercluster.cli.bench.suite import PARTS, Settings, run
+from hypercluster.cli.bench.workspace import workspace
 
 
 def cache_directory() -> Path:
@@ -26,7 +27,7 @@ def cache_directory() -> Path:
     return Path(base) / "hypercluster"
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--against", type=click.Choice(["etcd"]), help="Run the same work against three local etcd members.")
 @click.option("--seconds", default=5.0, show_default=True, help="Measured time of each run.")
 @click.option("--rounds", default=3, show_default=True, help="Runs of each workload; medians count.")
@@ -37,7 +38,9 @@ def cache_directory() -> Path:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and no tables.")
 @click.option("--json-file", type=click.Path(path_type=Path), help="Write the JSON object here, and a plot beside it.")
+@click.pass_context
 def bench(
+    ctx: click.Context,
     against: str | None,
     seconds: float,
     rounds: int,
@@ -50,8 +53,10 @@ def bench(
     """Measure a three-node cluster on this machine, made for the purpose and removed afterwards.
 
     Figures are printed with the bar each has to pass. The exit code is 0 also when a bar is missed: this is a
-    measurement; 1 means that it could not be made.
+    measurement; 1 means that it could not be made. `bench workspace` looks at a replicated tree more closely.
     """
+    if ctx.invoked_subcommand is not None:
+        return 0
     chosen = tuple(part for part in parts.split(",") if part)
     unknown = set(chosen) - set(PARTS)
     if unknown:
@@ -81,3 +86,6 @@ def bench(
     else:
         report.show(Console(width=None if sys.stdout.isatty() else 140))
     return 0
+
+
+bench.add_command(workspace)
