@@ -31,6 +31,8 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "workspace": ("hypercluster.cli.workspace", "workspace", "Work with replicated file trees."),
     "hub": ("hypercluster.cli.hub", "hub", "Read and write small shared state."),
     "worker": ("hypercluster.cli.worker", "worker", "Mirror a workspace into a directory."),
+    "mount": ("hypercluster.cli.mount", "mount", "Mount a workspace on a directory of this host."),
+    "unmount": ("hypercluster.cli.mount", "unmount", "Take such a mount away."),
     "cluster": ("hypercluster.cli.cluster", "cluster", "Found a new cluster; hand leadership over."),
     "member": ("hypercluster.cli.member", "member", "Show and change who is in the cluster."),
     "node": ("hypercluster.cli.node", "node", "Bring a lost or damaged node back."),

@@ -1,0 +1,58 @@
+"""A mount without a leader: reads go on, writes wait and then fail with EROFS, and it says why; then it goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.mount.calls import refusal
+from tests.mount.mounts import NEEDS, LocalCluster, Mount, within
+
+pytestmark = NEEDS
+
+NO_LEADER_S = 1.0
+
+
+@pytest.mark.req("WS-3", "WS-65")
+def test_without_a_quorum(tmp_path: Path) -> None:
+    with LocalCluster(tmp_path) as cluster:
+        cluster.make_workspace("demo")
+        with Mount(cluster, tmp_path, "demo", "q", "--no-leader", str(NO_LEADER_S), "--deadline", "4") as mount:
+            file = mount.path / "f"
+            file.write_bytes(b"before")
+            worker = mount.worker()
+            leader = cluster.leader()
+            stopped = [name for name in cluster.cluster.plans if name != leader]
+            for name in stopped:
+                cluster.cluster.kill(name)
+            within(lambda: refusal(os.open, file, os.O_WRONLY) == "EROFS", "an open for writing needs a leader")
+            begun_s = time.monotonic()
+            assert refusal(os.mkdir, mount.path / "d") == "EROFS"
+            assert refusal(os.open, mount.path / "g", os.O_CREAT | os.O_WRONLY) == "EROFS"
+            assert time.monotonic() - begun_s < 3 * NO_LEADER_S + 3.0
+            assert "no leader" in mount.why()
+            assert file.read_bytes() == b"before" and os.listdir(mount.path) == ["f"]
+            assert mount.worker() == worker  # who waits for the cluster is not stuck
+            for name in stopped:
+                cluster.cluster.start(name)
+            within(lambda: refusal(os.mkdir, mount.path / "d") == "ok", "writable again", 30.0)
+            assert mount.why() == "" and mount.worker() == worker
+            file.write_bytes(b"after")
+
+
+@pytest.mark.req("WS-3")
+@pytest.mark.long
+def test_an_election_is_ridden_out(tmp_path: Path) -> None:
+    with LocalCluster(tmp_path) as cluster:
+        cluster.make_workspace("demo")
+        with Mount(cluster, tmp_path, "demo", "q") as mount:
+            worker = mount.worker()
+            for turn in range(3):
+                leader = cluster.leader()
+                cluster.cluster.kill(leader)
+                (mount.path / f"f{turn}").write_bytes(b"written while there was no leader")
+                cluster.cluster.start(leader)
+            assert os.listdir(mount.path) == ["f0", "f1", "f2"] and mount.worker() == worker

@@ -1,0 +1,119 @@
+"""WS-65 with real processes: a worker that was killed or does not answer is replaced, one that waits is not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hypercluster.mount import mounting
+from tests.mount.calls import refusal
+from tests.mount.mounts import NEEDS, LocalCluster, Mount, within
+
+pytestmark = NEEDS
+
+REPLACED_S = 3.0
+MARGIN_S = 2.0  # a test machine that is short of time
+
+
+@pytest.fixture(scope="module")
+def mount(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+    with Mount(cluster, tmp_path_factory.mktemp("watched"), "demo", "w") as running:
+        yield running
+
+
+@pytest.mark.req("WS-65")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_is_lost_is_replaced(mount: Mount, number: signal.Signals) -> None:
+    path = mount.path / f"before-{number.name}"
+    path.write_bytes(b"acknowledged")
+    before = mount.worker()
+    stuck: list[float] = []
+
+    def wait_for_an_answer() -> None:
+        begun_s = time.monotonic()
+        refusal(os.stat, path)
+        stuck.append(time.monotonic() - begun_s)
+
+    begun_s = time.monotonic()
+    os.kill(before, number)
+    waiter = threading.Thread(target=wait_for_an_answer)
+    waiter.start()
+    within(lambda: mount.worker() != before, "another worker serves it", REPLACED_S + MARGIN_S)
+    took_s = time.monotonic() - begun_s
+    waiter.join()
+    assert path.read_bytes() == b"acknowledged"
+    path.write_bytes(b"again")
+    assert stuck[0] <= took_s + 0.5
+    assert not os.path.exists(f"/proc/{before}")
+    print(f"{number.name}: mounted again after {took_s:.2f} s")
+
+
+@pytest.mark.req("WS-65")
+def test_nothing_can_be_written_beneath_a_mount(mount: Mount) -> None:
+    """In the moment between two workers a program would write into the directory under the mount, and lose it."""
+    before = mount.worker()
+    os.kill(before, signal.SIGKILL)
+    seen: set[str] = set()
+
+    def try_it() -> bool:
+        try:
+            (mount.path / "gap").write_bytes(b"x")
+        except OSError as error:
+            seen.add(errno.errorcode[error.errno or 0])
+            return False
+        return mount.worker() != before
+
+    within(try_it, "written to the mount again")
+    assert seen <= {"EROFS", "ENOTCONN", "ECONNABORTED", "EIO"}
+    (mount.path / "gap").unlink()
+
+
+def test_a_second_mount_there_is_refused(mount: Mount, cluster: LocalCluster) -> None:
+    command = [sys.executable, "-m", "hypercluster.cli.main", "mount", "demo", str(mount.path)]
+    command += ["--config", str(cluster.cluster.client_file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "is mounted already" in done.stderr
+
+
+@pytest.mark.req("WS-65")
+def test_mount_and_unmount_in_the_background(cluster: LocalCluster, tmp_path: Path) -> None:
+    directory = tmp_path / "d"
+    directory.mkdir()
+    base = [sys.executable, "-m", "hypercluster.cli.main"]
+    options = ["--config", str(cluster.cluster.client_file), "--name", "background"]
+    try:
+        done = subprocess.run(
+            [*base, "mount", "demo", str(directory), *options], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "demo is mounted on" in done.stdout
+        (directory / "from-the-background").write_bytes(b"x")
+        busy = os.open(directory, os.O_RDONLY)
+        done = subprocess.run([*base, "unmount", str(directory)], capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and "is in use" in done.stderr
+        os.close(busy)
+        done = subprocess.run([*base, "unmount", str(directory)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert mounting.find(str(directory)) is None and os.listdir(directory) == []
+    finally:
+        subprocess.run([*base, "unmount", "--force", str(directory)], capture_output=True, check=False)
+
+
+def test_a_mount_that_can_not_be_says_why(cluster: LocalCluster, tmp_path: Path) -> None:
+    directory = tmp_path / "d"
+    directory.mkdir()
+    command = [sys.executable, "-m", "hypercluster.cli.main", "mount", "no-such", str(directory)]
+    command += ["--config", str(cluster.cluster.client_file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "workspace no-such: there is none of this name" in done.stderr
+    assert mounting.find(str(directory)) is None
+    os.rmdir(directory)  # nothing is left on it
