@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypercluster.state_machine.store import Change, Family, MemoryStore, Store
-from tests.contracts.stores import STORES, close
+from tests.contracts.stores import LONGEST_KEY_BYTES, STORES, close
 
 BEFORE_ALL = b""
 AFTER_ALL = b"\xff" * 64
@@ -130,12 +130,15 @@ def test_a_write_that_fails_halfway_changes_nothing(store: Store) -> None:
     assert everything(store) == [(b"b", b"1")]
 
 
-def test_empty_key_empty_write_and_large_value(store: Store) -> None:
+@pytest.mark.parametrize("name", sorted(STORES))
+def test_empty_key_empty_write_and_large_value(name: str, tmp_path: Path) -> None:
+    store, long = STORES[name](tmp_path), b"x" * LONGEST_KEY_BYTES.get(name, 1_000)
     store.write([])
-    put(store, (b"", b"at the front"), (b"x" * 1_000, b"y" * (1 << 20)))
+    put(store, (b"", b"at the front"), (long, b"y" * (1 << 20)))
     assert store.get(Family.HUB, b"") == b"at the front"
-    assert [key for key, _ in everything(store)] == [b"", b"x" * 1_000]
-    assert [key for key, _ in store.scan(Family.HUB, b"", AFTER_ALL, reverse=True)] == [b"x" * 1_000, b""]
+    assert [key for key, _ in everything(store)] == [b"", long]
+    assert [key for key, _ in store.scan(Family.HUB, b"", AFTER_ALL, reverse=True)] == [long, b""]
+    close(store)
 
 
 keys = st.binary(max_size=3)

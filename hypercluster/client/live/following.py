@@ -50,12 +50,15 @@ class Follower:
         source: ChunkSource,
         publishing: Publishing,
         confirmed_index: Callable[[], Awaitable[int]],
+        owner: Callable[[bytes], Process | None],
         disk: MirrorThread,
     ) -> None:
+        """`owner` says which process here has a client_id."""
         self._nodes = nodes
         self._shelf = shelf
         self._cache = cache
         self._publishing = publishing
+        self._owner = owner
         self._disk = disk
         self._replica: Replica | None = None
         self._inbox = Inbox(0)
@@ -201,7 +204,7 @@ class Follower:
                 match event:
                     case feed.Records(records):
                         for record in records:
-                            self._put(record, None)
+                            self._put(record, self._owner(record.client_id))
                         while not self._inbox.has_room:
                             self._left.clear()
                             await self._left.wait()

@@ -104,14 +104,21 @@ class LiveWorkspace:
         self._publishing = Publishing()
         self._quorum = Quorum(nodes, self._workspace_id, no_leader_s)
         self._source = ChunkSource(door, self._cache, self._quorum.barrier, self._publishing.wait)
-        self._follower = Follower(
-            nodes, self._shelf, self._cache, self._source, self._publishing, self._quorum.barrier, self._disk
-        )
         self._lanes = ProcessLanes(
             self._client.open_lane,
             self._client.close_lane,
             self._abandon,
             (self._workspace_id, self._worker, self._instance),
+        )
+        self._follower = Follower(
+            nodes,
+            self._shelf,
+            self._cache,
+            self._source,
+            self._publishing,
+            self._quorum.barrier,
+            self._lanes.process_of,
+            self._disk,
         )
         self._mutator = Mutator(
             self._workspace_id,

@@ -27,6 +27,7 @@ from hypercluster.values import ClientId
 LANES_MAX = 1_024
 SWEEP_S = 10.0
 ABANDON_PAUSE_S = (0.1, 5.0)
+IDS_KEPT = 8  # of a process whose lane has begun anew that often
 
 # Burns every seq of a client up to one. Returns once that is committed; raises an error of our tree.
 Abandon = Callable[[Intent], Awaitable[None]]
@@ -87,7 +88,8 @@ class ProcessLanes:
         self._identity = identity
         self._lanes: dict[Process, ProcessLane] = {}  # the longest unused first
         self._lives = 0
-        self._opened: set[Process] = set()  # whose first life has begun
+        self._owners: dict[Process, list[ClientId]] = {}  # every id a process has had here, the last one last
+        self._processes: dict[bytes, Process] = {}
         self._abandoning: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -104,12 +106,21 @@ class ProcessLanes:
         lane.used_s = time.monotonic()
         return lane
 
+    def process_of(self, client_id: bytes) -> Process | None:
+        """Who here sends, or has lately sent, under this id."""
+        return self._processes.get(client_id)
+
     def _new_client_id(self, process: Process) -> ClientId:
-        if process not in self._opened:
-            self._opened.add(process)
-            return process_client_id(*self._identity, process, 0)
-        self._lives += 1
-        return process_client_id(*self._identity, process, self._lives)
+        life, known = 0, self._owners.setdefault(process, [])
+        if known:
+            self._lives += 1
+            life = self._lives
+        client_id = process_client_id(*self._identity, process, life)
+        known.append(client_id)
+        self._processes[client_id] = process
+        if len(known) > IDS_KEPT:
+            del self._processes[known.pop(0)]
+        return client_id
 
     # --- ends ---------------------------------------------------------------------------------------
 
@@ -131,13 +142,14 @@ class ProcessLanes:
         """Ends the lanes of processes that have ended. Runs until it is cancelled."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            for process in [found for found in self._opened if not is_alive(found)]:
+            for process in [found for found in self._owners if not is_alive(found)]:
                 lane = self._lanes.get(process)
                 if lane is not None and not self._is_idle(lane):
                     continue
                 if lane is not None:
                     self._end(process)
-                self._opened.discard(process)
+                for client_id in self._owners.pop(process):
+                    del self._processes[client_id]
 
     async def close(self) -> None:
         for task in self._abandoning:

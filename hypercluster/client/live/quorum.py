@@ -62,7 +62,7 @@ class Quorum:
 
     async def check(self) -> None:
         """Raises OSError(EROFS) if no leader proves a majority in time. Whoever asks meanwhile shares the answer."""
-        if time.monotonic() - self._proven_s < FRESH_S:
+        if not self.reason and time.monotonic() - self._proven_s < FRESH_S:
             return
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self.barrier(self._no_leader_s))

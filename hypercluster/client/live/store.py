@@ -24,7 +24,9 @@ from hypercluster.state_machine.workspace.records import prefix_end
 
 FORMAT_VERSION: Final = 1
 MAP_BYTES_MAX: Final = 256 * 1024 * MIB  # address space, not room: the file is as large as what is in it
+KEY_BYTES_MAX: Final = 510  # LMDB's own limit, less the family
 GROUP_BYTES: Final = 33  # workspace, kind, directory: keys that are scanned together
+FAMILIES: Final = [bytes([family]) for family in Family]  # LMDB knows no empty key
 
 Value = bytes | None  # None: deleted
 
@@ -67,8 +69,8 @@ class TreeStore:
         self.path = path
         os.makedirs(path, exist_ok=True)
         try:
-            self._environment = lmdb.open(path, map_size=MAP_BYTES_MAX, max_dbs=len(Family) + 1, metasync=False)
-            self._families = [self._environment.open_db(b"family_%d" % family.value) for family in Family]
+            self._environment = lmdb.open(path, map_size=MAP_BYTES_MAX, max_dbs=2, metasync=False)
+            self._pairs = self._environment.open_db(b"pair")
             self._records = self._environment.open_db(b"record")
         except lmdb.Error as error:
             raise DamagedError(f"{path} does not open as a tree: {error}. Remove it: it is fetched again") from error
@@ -94,16 +96,17 @@ class TreeStore:
             values = self._flushing.values[family]
             if key in values:
                 return values[key]
-        return self._reading.get(key, db=self._families[family])
+        return self._reading.get(FAMILIES[family] + key, db=self._pairs)
 
     def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         found: dict[bytes, Value] = {}
-        with self._reading.cursor(self._families[family]) as cursor:
-            if cursor.set_range(start):
+        mark, beyond = FAMILIES[family], FAMILIES[family] + end
+        with self._reading.cursor(self._pairs) as cursor:
+            if cursor.set_range(mark + start):
                 for key, present in cursor:
-                    if key >= end:
+                    if key >= beyond:
                         break
-                    found[key] = present
+                    found[key[1:]] = present
         newer: dict[bytes, Value] = {}
         if self._flushing is not None:
             newer |= self._flushing.between(family, start, end)
@@ -116,7 +119,8 @@ class TreeStore:
 
     def write(self, changes: Iterable[Change]) -> None:
         put = self._active.put
-        for family, key, value in changes:
+        for family, key, value in list(changes):  # all of them, or none
+            check(len(key) <= KEY_BYTES_MAX, "keys of a workspace are short")
             put(family, key, value)
 
     # --- the worker's own records ---------------------------------------------------------------------
@@ -139,6 +143,10 @@ class TreeStore:
         """Changes that are only in memory."""
         return len(self._active) + (0 if self._flushing is None else len(self._flushing))
 
+    @property
+    def is_flushing(self) -> bool:
+        return self._flushing is not None
+
     def begin_flush(self) -> bool:
         """Under the lock: what gathered is to be flushed now. False if there is nothing."""
         check(self._flushing is None, "one flush at a time")
@@ -154,12 +162,12 @@ class TreeStore:
         assert layer is not None
         try:
             with self._environment.begin(write=True) as transaction:
-                for family, values in zip(self._families, layer.values, strict=True):
+                for mark, values in zip(FAMILIES, layer.values, strict=True):
                     for key, value in values.items():
                         if value is None:
-                            transaction.delete(key, db=family)
+                            transaction.delete(mark + key, db=self._pairs)
                         else:
-                            transaction.put(key, value, db=family)
+                            transaction.put(mark + key, value, db=self._pairs)
                 for key, value in layer.records.items():
                     if value is None:
                         transaction.delete(key, db=self._records)

@@ -1,0 +1,479 @@
+"""A live tree over a node that does as it is told: what is visible when, how mutations end, what stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+import threading
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from hypercluster.client.live import chunk_cache, replica
+from hypercluster.client.live.ports import ROOT_ID, Applied, Process, Recall
+from hypercluster.errors import MalformedError, NoQuorumError
+from hypercluster.pb.v1 import command_pb2
+from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
+from hypercluster.pb.v1.workspace_command_pb2 import FileCommand, LogBatch
+from tests.fakes.site_node import SiteNode
+from tests.fakes.waiting import eventually, never
+from tests.unit.client.live.trees import (
+    HASTY,
+    ME,
+    append,
+    create,
+    following,
+    founded,
+    mkdir,
+    place,
+    read,
+    rename,
+    unlink,
+    write,
+)
+from tests.unit.workspace import ops
+
+OTHER = Process(1, 12345)
+
+
+@pytest.mark.req("WS-2", "WS-32")
+async def test_what_was_written_is_there_when_the_call_returns(tmp_path: Path) -> None:
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+        directory = await mkdir(tree, b"d")
+        inode_id = await create(tree, b"f", directory)
+        big = random.Random(1).randbytes(300_000)
+        ack = await write(tree, inode_id, big, 5)
+        assert tree.view.applied_index == ack.log_index == node.site.header.log_index
+        assert tree.view.root == node.site.header.root
+        assert await read(tree, inode_id) == bytes(5) + big
+        assert await read(tree, inode_id, 100_000, 70_000) == (bytes(5) + big)[100_000:170_000]
+        assert node.fetched == []  # what this worker sent is here
+        assert (await append(tree, inode_id, b"end")).applied_offset == 300_005
+        assert tree.view.path_of(inode_id) == b"d/f"
+        assert tree.view.resolve(b"/d/f") == tree.view.lookup(directory, b"f") == tree.view.node(inode_id)
+        assert tree.view.parent_of(directory) == ROOT_ID
+        assert tree.view.totals() == (300_003, 3)
+        puts = [c for s in node.seen for c in s.commands if command_pb2.Command.FromString(c).HasField("chunk_put")]
+        assert len(puts) == 5
+        await write(tree, inode_id, big, 5)
+        assert len([c for s in node.seen for c in s.commands if c != b"" and c in puts]) == 5  # none was sent again
+
+
+@pytest.mark.req("WS-1", "WS-51")
+async def test_two_trees_see_the_same_operations_in_order(tmp_path: Path) -> None:
+    async with (
+        SiteNode(founded()) as node,
+        following(node, tmp_path / "a") as a,
+        following(node, tmp_path / "b") as b,
+    ):
+        seen: dict[str, list[int]] = {"a": [], "b": []}
+        own: dict[str, int] = {"a": 0, "b": 0}
+        for name, tree in (("a", a), ("b", b)):
+
+            def note(applied: Applied, name: str = name) -> None:
+                seen[name].append(applied.log_index)
+                own[name] += applied.own is not None
+
+            tree.on_applied(note)
+        files = [await create(a, b"0"), await create(b, b"1")]
+        await asyncio.gather(*(append(tree, files[i % 2], b"%d," % i) for i in range(40) for tree in (a, b)))
+        for tree in (a, b):
+            assert await tree.barrier() == 82
+            assert tree.view.root == node.site.header.root
+        assert seen["a"] == seen["b"] == list(range(1, 83))
+        assert own == {"a": 41, "b": 41}
+        assert await read(a, files[0]) == await read(b, files[0]) == node.site.content(files[0])
+
+
+@pytest.mark.req("WS-21")
+async def test_refusals_are_errnos(tmp_path: Path) -> None:
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+        inode_id = await create(tree, b"f")
+        for command, number in (
+            (FileCommand(create=file_pb.Create(place=place(b"f"), mode=0o644, exclusive=True)), errno.EEXIST),
+            (FileCommand(unlink=file_pb.Unlink(place=place(b"g"))), errno.ENOENT),
+            (FileCommand(rmdir=file_pb.Rmdir(place=place(b"f"))), errno.ENOTDIR),
+            (FileCommand(truncate=file_pb.Truncate(inode_id=ROOT_ID)), errno.EISDIR),
+        ):
+            with pytest.raises(OSError) as caught:
+                await tree.mutate(ME, command)
+            assert caught.value.errno == number
+        with pytest.raises(OSError) as caught:
+            await write(tree, inode_id, bytes((1 << 20) + 1))
+        assert caught.value.errno == errno.EINVAL
+        for call in (
+            lambda: tree.view.lookup(ROOT_ID, b"g"),
+            lambda: tree.view.lookup(inode_id, b"g"),
+            lambda: tree.view.list(inode_id),
+            lambda: tree.view.xattr(inode_id, b"user.none"),
+            lambda: tree.view.read(ROOT_ID, 0, 1),
+            lambda: tree.view.node(b"?" * 16),
+        ):
+            with pytest.raises(OSError):
+                call()
+
+
+@pytest.mark.req("WS-34")
+async def test_rate_limits_do_not_show(tmp_path: Path) -> None:
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+        await create(tree, b"before")
+        node.rate_refusals = 3
+        await asyncio.gather(*(create(tree, b"%d" % number) for number in range(20)))
+        assert node.rate_refusals == 0
+
+
+# --- no quorum, no answer -----------------------------------------------------------------------------
+
+
+@pytest.mark.req("WS-3")
+async def test_without_a_quorum_changes_are_erofs_and_reads_go_on(tmp_path: Path) -> None:
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a", HASTY) as tree:
+        inode_id = await create(tree, b"f")
+        await write(tree, inode_id, b"content")
+        sync = FileCommand(sync=file_pb.Sync(inode_id=inode_id))
+        node.leads = False
+        begun = asyncio.get_running_loop().time()
+        for refused in (lambda: create(tree, b"g"), tree.check_writable, lambda: tree.mutate(OTHER, sync)):
+            with pytest.raises(OSError) as caught:
+                await refused()
+            assert caught.value.errno == errno.EROFS
+        assert asyncio.get_running_loop().time() - begun >= 0.3
+        assert "leader" in tree.view.read_only_reason or "quorum" in tree.view.read_only_reason
+        assert tree.status().read_only_reason == tree.view.read_only_reason
+        assert await read(tree, inode_id) == b"content"
+        node.leads = True
+        await eventually(lambda: not tree.view.read_only_reason, "it is seen that there is a leader again")
+        await tree.check_writable()
+        await create(tree, b"g")
+
+
+@pytest.mark.req("WS-4")
+async def test_an_outcome_that_stays_open_is_eio_and_stops_that_process_alone(tmp_path: Path) -> None:
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a", HASTY) as tree:
+        await create(tree, b"before")
+        await create(tree, b"other", process=OTHER)
+        node.judges = False
+        stuck = asyncio.create_task(create(tree, b"stuck"))
+        with pytest.raises(OSError) as caught:
+            await stuck
+        assert caught.value.errno == errno.EIO
+        with pytest.raises(OSError) as caught:
+            await create(tree, b"after")
+        assert caught.value.errno == errno.EROFS
+        assert "no known outcome" in str(caught.value)
+        node.judges = True
+        await node.tell()
+        await create(tree, b"of the other", process=OTHER)
+
+        def abandoned() -> list[tuple[bytes, int]]:
+            commands = [command_pb2.Command.FromString(c) for s in node.seen for c in s.commands]
+            return [(c.abandon.client_id, c.abandon.through_seq) for c in commands if c.HasField("abandon")]
+
+        await eventually(abandoned, "the intent is abandoned")
+        (key,) = set(abandoned())
+        assert key in {(s.client_id, s.first_seq) for s in node.seen}
+        await eventually(lambda: not tree._lanes.of(ME).blocked, "the process goes on")
+        await create(tree, b"after")
+        lanes = {s.client_id for s in node.seen}
+        assert node.seen[-1].client_id not in {key[0]} and len(lanes) == 4  # two processes, control, the new life
+
+
+async def test_a_call_that_is_interrupted_before_it_was_sent_is_not_done(tmp_path: Path) -> None:
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+
+        def mkdir_later(name: bytes, recall: Recall) -> asyncio.Task[file_pb.FileAck]:
+            command = FileCommand(mkdir=file_pb.Mkdir(place=place(name), mode=0o755))
+            return asyncio.create_task(tree.mutate(ME, command, recall=recall))
+
+        await create(tree, b"before")
+        node.leads = False
+        recall = Recall()
+        unsent = mkdir_later(b"turned away", recall)
+        await eventually(lambda: len(node.seen) > 1, "it was turned away")
+        await asyncio.to_thread(recall.ask)
+        with pytest.raises(OSError) as caught:
+            await unsent
+        assert caught.value.errno == errno.EINTR
+        node.leads, node.judges = True, False
+        seen = len(node.seen)
+        recall = Recall()
+        sent = mkdir_later(b"sent", recall)
+        await eventually(lambda: len(node.seen) > seen, "it was sent")
+        await asyncio.to_thread(recall.ask)
+        node.judges = True
+        await node.tell()
+        assert (await sent).log_index == 2
+        assert [name for name, _ in tree.view.list(ROOT_ID)] == [b"before", b"sent"]
+
+
+# --- content ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("WS-51")
+async def test_an_operation_is_not_visible_before_its_content_is_here(tmp_path: Path) -> None:
+    site = founded()
+    inode_id = site.file(b"f")
+    async with SiteNode(site) as node, following(node, tmp_path / "a") as tree:
+        content = b"only in the cluster" * 1_000
+        chunk_hash = blake3(content).digest()
+        node.spoiled.add(chunk_hash)
+        site.done(ops.chunk_put(content))
+        site.done(ops.write_pieces(inode_id, 0, [(chunk_hash, 0, len(content))]))
+        site.done(ops.chmod(inode_id, 0o600))
+        await node.tell()
+        await eventually(lambda: chunk_hash in node.fetched, "the content is asked for")
+        await never(lambda: tree.view.applied_index > 1, "an operation was applied without its content", 0.2)
+        assert tree.view.node(inode_id).size == 0
+        assert tree.view.node(inode_id).mode == 0o644
+        node.spoiled.clear()
+        await asyncio.wait_for(tree.wait_applied(3), 20)
+        assert await read(tree, inode_id) == content
+
+
+async def test_content_that_left_the_cache_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunk_cache, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(chunk_cache, "BYTES_MAX", 1 << 28)
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+        monkeypatch.setattr(tree._cache, "_bytes_max", 200_000)
+        contents = [random.Random(number).randbytes(150_000) for number in range(6)]
+        files = [await create(tree, b"%d" % number) for number in range(6)]
+        for inode_id, content in zip(files, contents, strict=True):
+            await write(tree, inode_id, content)
+            await eventually(lambda: tree.status().durable_index == tree.view.applied_index, "it is on disk")
+        for inode_id, content in zip(files, contents, strict=True):
+            assert await read(tree, inode_id) == content
+        assert node.fetched
+
+
+async def test_content_that_is_gone_everywhere_is_waited_out(tmp_path: Path) -> None:
+    """The chunk was overwritten and collected while this worker was behind: the read finds the later content."""
+    site = founded()
+    inode_id = site.file(b"f")
+    old, new = b"old" * 5_000, b"new" * 5_000
+    site.done(ops.chunk_put(old))
+    old_hash, new_hash = blake3(old).digest(), blake3(new).digest()
+    site.done(ops.write_pieces(inode_id, 0, [(old_hash, 0, len(old))]))
+    async with SiteNode(site) as node, following(node, tmp_path / "a") as tree:
+        assert tree.view.node(inode_id).size == len(old)  # from a snapshot: no content was fetched
+        assert node.fetched == []
+        node.absent = {old_hash}
+        node.spoiled = {new_hash}
+        site.done(ops.chunk_put(new))
+        site.done(ops.write_pieces(inode_id, 0, [(new_hash, 0, len(new))]))
+        await node.tell()
+        reading = asyncio.create_task(read(tree, inode_id))
+        await eventually(lambda: old_hash in node.fetched, "the old content is asked for")
+        assert not reading.done()
+        node.spoiled = set()
+        assert await asyncio.wait_for(reading, 30) == new
+
+
+async def test_reads_answer_from_every_thread_while_much_is_applied(tmp_path: Path) -> None:
+    site = founded()
+    names = [b"%04d" % number for number in range(300)]
+    for name in names:
+        site.file(name)
+    async with SiteNode(site) as node, following(node, tmp_path / "a") as tree:
+        stop = threading.Event()
+        counts: list[int] = []
+        wrong: list[object] = []
+
+        def look() -> None:
+            rounds = 0
+            while not stop.is_set():
+                rounds += 1
+                sizes = [found.size for _, found in tree.view.list(ROOT_ID)]
+                # Every file is written in turn, so at any prefix the sizes fall by one at most once.
+                if sorted(sizes, reverse=True) != sizes or (sizes and sizes[0] - sizes[-1] > 1):
+                    wrong.append(sizes)
+            counts.append(rounds)
+
+        threads = [threading.Thread(target=look) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            inodes = [tree.view.lookup(ROOT_ID, name).inode_id for name in names]
+            for _ in range(4):
+                for start in range(0, len(inodes), 100):
+                    site.entry(*(ops.append(inode_id, b"x") for inode_id in inodes[start : start + 100]))
+                    await node.tell()
+            await asyncio.wait_for(tree.barrier(), 60)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert not wrong
+        assert all(count > 3 for count in counts)
+
+
+# --- orphans ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("WS-21")
+async def test_a_file_without_a_name_lives_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica.Replica.prune, "__defaults__", (0.0,))
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+        held, other = await create(tree, b"f"), await create(tree, b"g")
+        tree.hold(held)
+        tree.hold(held)
+        await unlink(tree, b"f")
+        await rename(tree, b"g", b"f")
+        await write(tree, held, b"still here")
+        assert await read(tree, held) == b"still here"
+        assert (tree.view.node(held).nlink, tree.view.path_of(held)) == (0, None)
+        assert tree.held_for(0) == [held]
+        tree.drop(held)
+        await write(tree, other, b"x")
+        await eventually(lambda: tree.status().durable_index == tree.view.applied_index, "it is on disk")
+        assert tree.view.node(held).size == 10
+        tree.drop(held)
+        await write(tree, other, b"y")
+        await eventually(lambda: tree.status().orphans == 0, "nobody holds it any more")
+        with pytest.raises(OSError) as caught:
+            tree.hold(held)
+        assert caught.value.errno == errno.ENOENT
+        node.site.done(ops.append(held, b"somebody elsewhere still has it open"))
+        await node.tell()
+        await write(tree, other, b"z")
+        assert tree.view.root == node.site.header.root
+
+
+# --- failures, restarts, snapshots --------------------------------------------------------------------
+
+
+def other_root(batch: LogBatch) -> LogBatch:
+    batch.records[-1].root = bytes(32)
+    return batch
+
+
+@pytest.mark.req("WS-5")
+async def test_a_replay_that_differs_stops_before_it_and_says_so(tmp_path: Path) -> None:
+    site = founded()
+    async with SiteNode(site) as node:
+        async with following(node, tmp_path / "a") as tree:
+            await create(tree, b"good")
+            node.liar = other_root
+            site.file(b"bad")
+            await node.tell()
+            await eventually(lambda: tree.view.read_only_reason, "the tree stops")
+            assert tree.view.applied_index == 1
+            assert [name for name, _ in tree.view.list(ROOT_ID)] == [b"good"]
+            with pytest.raises(OSError) as caught:
+                await create(tree, b"more")
+            assert caught.value.errno == errno.EROFS
+            status = tree.status()
+            assert (status.error_log_index, status.error_errno, status.state) == (2, errno.EIO, "stopped")
+            await eventually(lambda: node.sessions and node.sessions[-1].error_log_index == 2, "the cluster is told")
+        node.liar = None
+        async with following(node, tmp_path / "a") as tree:
+            assert tree.status().error_log_index == 2  # it is there again after a restart
+            await tree.clear_failure(rebuild=False)
+            await asyncio.wait_for(tree.barrier(), 20)
+            assert tree.view.read_only_reason == ""
+            assert [name for name, _ in tree.view.list(ROOT_ID)] == [b"bad", b"good"]
+
+
+async def test_a_log_that_tells_another_story_than_an_acknowledgement_stops_the_tree(tmp_path: Path) -> None:
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+        node.mute = True
+        await create(tree, b"f")
+        node.liar, node.mute = other_root, False
+        await node.tell()
+        await eventually(lambda: "told another" in tree.view.read_only_reason, "the tree stops")
+
+
+async def test_a_callback_that_fails_makes_the_tree_read_only(tmp_path: Path) -> None:
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+        before: list[int] = []
+
+        async def invalidate(applied: Applied) -> None:
+            before.append(tree.view.applied_index)
+            if applied.entries == ((ROOT_ID, b"bad"),):
+                raise RuntimeError("the kernel would not listen")
+
+        tree.on_applied(invalidate)
+        await create(tree, b"good")
+        with pytest.raises(OSError) as caught:
+            await create(tree, b"bad")
+        assert caught.value.errno == errno.EIO
+        assert before == [0, 1]
+        assert (tree.view.applied_index, "would not listen" in tree.view.read_only_reason) == (1, True)
+
+
+@pytest.mark.req("WS-1", "WS-52")
+async def test_a_restart_goes_on_from_what_was_durable(tmp_path: Path) -> None:
+    site = founded()
+    async with SiteNode(site) as node:
+        async with following(node, tmp_path / "a") as tree:
+            inode_id = await create(tree, b"f")
+            await write(tree, inode_id, b"before" * 3_000)
+            assert tree.status().snapshots == 1
+        site.done(ops.append(inode_id, b" after"))
+        async with following(node, tmp_path / "a") as tree:
+            await asyncio.wait_for(tree.barrier(), 20)
+            assert tree.status().snapshots == 0
+            assert await read(tree, inode_id) == b"before" * 3_000 + b" after"
+            assert node.fetched == []
+        node.leads = False
+        async with following(node, tmp_path / "a", HASTY) as tree:  # reads need nobody
+            assert await read(tree, inode_id) == b"before" * 3_000 + b" after"
+
+
+@pytest.mark.req("WS-52")
+@pytest.mark.parametrize("why", ["retention", "history"])
+async def test_a_log_that_does_not_reach_back_means_a_snapshot(tmp_path: Path, why: str) -> None:
+    site = founded()
+    async with SiteNode(site) as node:
+        async with following(node, tmp_path / "a") as tree:
+            held = await create(tree, b"f")
+            tree.hold(held)
+        site.file(b"g")
+        async with following(node, tmp_path / "a") as tree:
+            await asyncio.wait_for(tree.barrier(), 20)
+            tree.hold(held)
+            all_new: list[Applied] = []
+            tree.on_applied(lambda applied: all_new.append(applied) if applied.everything else None)
+            site.file(b"h")
+            if why == "retention":
+                node.kept_from = 4
+                site.file(b"i")
+            else:
+                node.history_id = b"another-history-"
+            tree._follower._watching.cancel()  # type: ignore[union-attr]
+            await eventually(lambda: tree.status().snapshots == 1, "the tree is fetched")
+            await asyncio.wait_for(tree.barrier(), 20)
+            assert tree.view.root == site.header.root
+            assert [applied.everything for applied in all_new] == [True]
+            tree.drop(held)
+        assert len([found for found in (tmp_path / "a").iterdir() if found.name.startswith("tree-")]) == 1
+
+
+async def test_one_process_has_a_state_directory_and_one_workspace_its_tree(tmp_path: Path) -> None:
+    async with SiteNode(founded()) as node:
+        async with following(node, tmp_path / "a"):
+            with pytest.raises(MalformedError, match="in use"):
+                async with following(node, tmp_path / "a"):
+                    pass
+        other = founded()
+        other.workspace_id = other.found("second").inode_id
+        async with SiteNode(other) as elsewhere:
+            with pytest.raises(MalformedError, match="belongs to"):
+                async with following(elsewhere, tmp_path / "a"):
+                    pass
+
+
+async def test_a_snapshot_that_does_not_add_up_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hypercluster.client.live.live_tree import LiveSettings
+
+    site = founded()
+    site.file(b"f")
+    async with SiteNode(site) as node:
+        monkeypatch.setattr(site.overlay, "derived", site.overlay.derived)
+        prefix = site.workspace_id + b"E"
+        key, _ = next(iter(site.store.scan(replica.Family.TREE, prefix, prefix + b"\xff")))
+        site.store.write([replica.Change(replica.Family.TREE, key, None)])
+        with pytest.raises(NoQuorumError, match="does not add up"):
+            async with following(node, tmp_path / "a", settings=LiveSettings(start_s=1.0)):
+                pass
