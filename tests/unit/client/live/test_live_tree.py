@@ -61,6 +61,22 @@ async def test_what_was_written_is_there_when_the_call_returns(tmp_path: Path) -
         assert len([c for s in node.seen for c in s.commands if c != b"" and c in puts]) == 5  # none was sent again
 
 
+@pytest.mark.req("WS-1", "WS-2")
+async def test_a_mutation_returns_when_what_came_before_it_is_here_too(tmp_path: Path) -> None:
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+        await eventually(lambda: tree.status().state == "live", "it follows")
+        node.mute = True
+        node.site.file(b"of somebody else")
+        creating = asyncio.create_task(create(tree, b"mine"))
+        await eventually(lambda: node.site.header.log_index == 2, "it is committed")
+        await never(creating.done, "a mutation returned before its prefix was here", 0.1)
+        assert tree.view.list(ROOT_ID) == []
+        node.mute = False
+        await node.tell()
+        await asyncio.wait_for(creating, 20)
+        assert [name for name, _ in tree.view.list(ROOT_ID)] == [b"mine", b"of somebody else"]
+
+
 @pytest.mark.req("WS-1", "WS-51")
 async def test_two_trees_see_the_same_operations_in_order(tmp_path: Path) -> None:
     async with (
@@ -377,6 +393,7 @@ async def test_a_replay_that_differs_stops_before_it_and_says_so(tmp_path: Path)
 
 async def test_a_log_that_tells_another_story_than_an_acknowledgement_stops_the_tree(tmp_path: Path) -> None:
     async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+        await eventually(lambda: tree.status().state == "live", "it follows")
         node.mute = True
         await create(tree, b"f")
         node.liar, node.mute = other_root, False
