@@ -177,6 +177,35 @@ class RefusedError(HyperClusterError):
         self.version = version
 
 
+class FencedError(RefusedError):
+    """A guarded write whose token is no longer that of a holder, or a lock that is gone (D-10)."""
+
+
+class LockBusyError(RefusedError):
+    """Somebody else holds the lock, and the caller did not want to wait. LOCK_HELD_EXPIRING: perhaps not for long."""
+
+
+class LockWaitOverError(RefusedError):
+    """A wait for a lock ended without a grant: its time was over, or it was cancelled."""
+
+
+class DeadlockError(RefusedError):
+    """The wait would have closed a cycle (WS-47). `cycle` holds the tickets of the waits, from the one that was asked
+    for; empty if it was not told in time."""
+
+    cycle: tuple[int, ...] = ()
+
+
+# --- a lock --------------------------------------------------------------------------------------
+
+
+class LockLostError(HyperClusterError):
+    """A lease ended, or can not be known to hold any more, while its holder was at work: guarded writes are refused
+    from then on, and what else was done under it may have met another holder's."""
+
+    reason = "LOCK_LOST"
+
+
 # --- the node can not go on -----------------------------------------------------------------------
 
 

@@ -39,6 +39,9 @@ WORDS: dict[int, str] = {
     command_pb.REASON_EXISTS: "it exists already",
     command_pb.REASON_LIMIT: "it goes beyond a limit",
     command_pb.REASON_IDEMPOTENCY_CONFLICT: "the key was used for another command",
+    command_pb.REASON_FENCED: "the lock is no longer held by this token",
+    command_pb.REASON_LOCK_HELD_EXPIRING: "another holds the lock, and has not renewed it in time",
+    command_pb.REASON_ABANDONED: "it was given up, and never applied",
 }
 
 # The errno of a refusal that is not an errno of the model (WS-28, WS-62).
@@ -48,6 +51,17 @@ ERRNO_OF_REASON: dict[int, int] = {
     command_pb.REASON_NO_WORKSPACE: errno_names.ENOENT,
     command_pb.REASON_FENCED: errno_names.ESTALE,
     command_pb.REASON_LIMIT: errno_names.EFBIG,
+    command_pb.REASON_LOCK_HELD_EXPIRING: errno_names.EWOULDBLOCK,
+}
+
+# Refusals that a program tells apart by class.
+KIND_OF_REASON: dict[int, type[errors.RefusedError]] = {
+    command_pb.REASON_FENCED: errors.FencedError,
+    command_pb.REASON_LOCK_HELD_EXPIRING: errors.LockBusyError,
+}
+KIND_OF_ERRNO: dict[int, type[errors.RefusedError]] = {
+    errno_names.EWOULDBLOCK: errors.LockBusyError,
+    errno_names.EDEADLK: errors.DeadlockError,
 }
 
 
@@ -65,7 +79,8 @@ def refusal(settled: Settled, what: str) -> errors.RefusedError:
     present = settled.file.present_index if settled.file is not None else 0
     if settled.reason == command_pb.REASON_PRECONDITION_FAILED:
         message += f" (present {'index' if present else 'version'} {present or settled.version})"
-    return errors.RefusedError(reason_name(settled.reason), message, errno=number, version=present or settled.version)
+    kind = KIND_OF_REASON.get(settled.reason) or KIND_OF_ERRNO.get(number, errors.RefusedError)
+    return kind(reason_name(settled.reason), message, errno=number, version=present or settled.version)
 
 
 def raise_unless_ok(settled: Settled, what: str) -> Settled:
@@ -153,6 +168,6 @@ def from_rpc(error: grpc.aio.AioRpcError, what: str) -> errors.HyperClusterError
     if info.reason == errors.RateLimitedError.reason:
         return errors.RateLimitedError(message, int(info.metadata.get("retry_after_ms", "0")))
     kind = ERRORS.get(info.reason)
-    if kind is None or kind in (errors.HyperClusterError, errors.RefusedError):
+    if kind is None or kind is errors.HyperClusterError or issubclass(kind, errors.RefusedError):
         return errors.RefusedError(info.reason, message, errno=int(info.metadata.get("errno", "0")))
     return kind(message)

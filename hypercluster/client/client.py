@@ -25,6 +25,7 @@ from hypercluster import errors
 from hypercluster.client.answers import raise_unless_ok
 from hypercluster.client.hub import Hub
 from hypercluster.client.lane_types import Intent, Journal
+from hypercluster.client.leases import Leases
 from hypercluster.client.nodes import Nodes
 from hypercluster.client.settings import ClientSettings
 from hypercluster.client.stream import CommandStream, LanePort
@@ -85,6 +86,7 @@ class Client:
         self._stream = CommandStream(self.nodes, self._rng, origin, journal)
         self._ports: list[LanePort] = []
         self.hub = Hub(self)
+        self.leases = Leases(self)
 
     async def __aenter__(self) -> Client:
         self._stream.start()
@@ -96,6 +98,8 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
+        """Locks that are still held end by themselves."""
+        await self.leases.close()
         await self._stream.close()
         await self.nodes.close()
 

@@ -3,14 +3,14 @@
 Owns: the typed face of workspace_command.proto, `FileResult`, and the order "chunks first, then the write".
 Never: paths (workspace.py resolves them), retries.
 Invariants: a refusal is a RefusedError with the errno of the model; with `base_index` it may be PRECONDITION_FAILED,
-whose `version` is the present index (WS-28).
+whose `version` is the present index (WS-28); with guards a FencedError.
 Commands given one after the other to one lane are judged in that order, so a caller may pipeline them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from hypercluster.errors import OutcomeUnknownError
 from hypercluster.limits import WRITE_BYTES_MAX
 from hypercluster.pb.v1 import command_pb2 as command_pb
 from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
+from hypercluster.pb.v1.coordination_command_pb2 import Guard
 
 if TYPE_CHECKING:
     from hypercluster.client.client import Client
@@ -49,6 +50,14 @@ class FileOps:
         self.workspace_id = workspace_id
         self.chunks = ChunkDoor(client, workspace_id)
         self._lane = lane
+        self._guards: Callable[[], Sequence[Guard]] = tuple
+
+    def guarded(self, guards: Callable[[], Sequence[Guard]]) -> FileOps:
+        """The same with guards on every command, asked for when it is sent (D-10)."""
+        made = FileOps(self._client, self.workspace_id, self._lane)
+        made.chunks = self.chunks
+        made._guards = guards
+        return made
 
     async def run(
         self,
@@ -61,6 +70,7 @@ class FileOps:
     ) -> FileResult:
         if base_index is not None:
             file.base_index = base_index
+        file.guards.extend(self._guards())
         command = command_pb.Command(file=file).SerializeToString()
         port = self._client.lane(self._lane if lane is None else lane)
         content: dict[bytes, bytes] = {piece.chunk_hash: piece.content for piece in pieces}

@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING
 import grpc
 
 from hypercluster.client.answers import from_rpc
+from hypercluster.client.coordination import Coordination
 from hypercluster.client.file_ops import ROOT, FileOps, FileResult, shown
+from hypercluster.client.locks import Lock
 from hypercluster.client.stubs import workspace_service
-from hypercluster.errors import HistoryGoneError, RefusedError
+from hypercluster.errors import HistoryGoneError, RefusedError, check
+from hypercluster.limits import GUARDS_MAX
 from hypercluster.pb.v1 import read_pb2, workspace_pb2
 from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
 from hypercluster.values import ReadLevel
@@ -60,7 +63,7 @@ def is_directory(inode: workspace_pb2.Inode) -> bool:
     return inode.kind == workspace_pb2.FILE_KIND_DIRECTORY
 
 
-class Workspace:
+class Workspace(Coordination):
     """Made by `Client.open_workspace` or `Client.create_workspace`. `ops` is the face by inode id."""
 
     def __init__(self, client: Client, workspace_id: bytes, name: str) -> None:
@@ -68,6 +71,13 @@ class Workspace:
         self.workspace_id = workspace_id
         self.name = name
         self.ops = FileOps(client, workspace_id)
+
+    def guarded_by(self, *locks: Lock) -> Workspace:
+        """The same workspace, every change through which is refused (FencedError) once one of the locks is lost."""
+        check(0 < len(locks) <= GUARDS_MAX, f"a command carries 1 to {GUARDS_MAX} guards")
+        made = Workspace(self.client, self.workspace_id, self.name)
+        made.ops = self.ops.guarded(lambda: [lock.guard() for lock in locks])
+        return made
 
     # --- reads --------------------------------------------------------------------------------------
 

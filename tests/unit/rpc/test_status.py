@@ -43,9 +43,9 @@ def test_errors_defined_elsewhere_in_the_package_still_have_a_status() -> None:
 @pytest.mark.req("D-8")
 def test_every_status_says_what_is_known_of_the_outcome() -> None:
     for kind in ours():
-        if not issubclass(kind, errors.HyperClusterError) or kind in (
-            errors.NotLeaderError, errors.RateLimitedError, errors.RefusedError,
-        ):  # fmt: skip
+        if not issubclass(kind, errors.HyperClusterError) or issubclass(
+            kind, errors.NotLeaderError | errors.RateLimitedError | errors.RefusedError
+        ):
             continue
         status = rich_status(kind("what happened"))
         info = error_info(status)
