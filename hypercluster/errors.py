@@ -83,6 +83,16 @@ class RateLimitedError(TurnedAwayError):
         self.retry_after_ms = retry_after_ms
 
 
+class HolderAliveError(TurnedAwayError):
+    """A reclaim that comes too early (WS-43): send it again after the pause."""
+
+    reason = "HOLDER_ALIVE"
+
+    def __init__(self, message: str, retry_after_ms: int = 0) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
 class DiskFullError(TurnedAwayError):
     """The node refuses writes until there is room; it keeps serving reads (CL-4)."""
 

@@ -21,19 +21,23 @@ from pathlib import Path
 import click
 import uvloop
 
+from hypercluster.cli.addresses import ClientAddresses
+from hypercluster.cli.last_words import way_out
 from hypercluster.cli.main import EXIT_FATAL
 from hypercluster.cli.node_settings import engine_settings, proposer_settings, retention_settings
 from hypercluster.config import Config, ConfigError, load, split_address
 from hypercluster.credentials.tls import ReloadingFiles, TlsFiles
-from hypercluster.errors import ApplyFailedError, MalformedError
+from hypercluster.errors import MalformedError
 from hypercluster.limits import APPLY_ROOM_BYTES
 from hypercluster.log.admission import admit
 from hypercluster.log.entry import stamp_end
-from hypercluster.node.apply_loop import ApplyLoop
+from hypercluster.node.apply_loop import ApplyLoop, Events
 from hypercluster.node.checkpoints import AnnouncedCheckpoints
 from hypercluster.node.collection import Collection
 from hypercluster.node.dedupe import stored_answer
+from hypercluster.node.events import EventFanout
 from hypercluster.node.fanout import Fanout
+from hypercluster.node.leases import Leases
 from hypercluster.node.lifecycle import Fatal, Hooks, Lifecycle
 from hypercluster.node.maintenance import Maintenance, MaintenanceSettings
 from hypercluster.node.members import Promotion
@@ -41,7 +45,7 @@ from hypercluster.node.op_log import stored_op_log
 from hypercluster.node.opening import OpenDirectory, Runners, open_directory
 from hypercluster.node.own_lane import OwnLane
 from hypercluster.node.proposer import Admission, Proposer
-from hypercluster.node.reads import Reads
+from hypercluster.node.reads import Reads, staleness_ms
 from hypercluster.node.report import Fixed, Reporter
 from hypercluster.node.retention import Retention
 from hypercluster.node.standing import Standing
@@ -55,16 +59,16 @@ from hypercluster.raft.settings import EngineParts
 from hypercluster.raft.settings import Identity as EngineIdentity
 from hypercluster.rpc.cluster_service import ClusterService
 from hypercluster.rpc.command_service import CommandService
+from hypercluster.rpc.coordination_service import CoordinationService
 from hypercluster.rpc.gate import Gate, GateSettings
 from hypercluster.rpc.hub_service import HubService
+from hypercluster.rpc.lock_messages import encode_event
 from hypercluster.rpc.scoped import workspace_of
 from hypercluster.rpc.server import ClientServer
 from hypercluster.rpc.tls import client_listener_credentials
 from hypercluster.rpc.who import Authentication
 from hypercluster.rpc.worker_session import SessionParts
 from hypercluster.rpc.workspace_service import WorkspaceService, encode_slice
-from hypercluster.storage.disk import PosixDisk
-from hypercluster.storage.quarantine import note_failure
 from hypercluster.telemetry import logs
 from hypercluster.telemetry.admin import AdminListener, Page, text_page
 from hypercluster.telemetry.metrics import Metrics
@@ -97,20 +101,6 @@ def serve(config_path: Path, flags: tuple[str, ...]) -> int:
     click.echo(f"error: {config.node.id} stopped: {error}{words}", err=True)
     sys.stderr.flush()
     os._exit(EXIT_FATAL)  # a thread may hang in a call that will never return
-
-
-def way_out(error: BaseException, data_directory: Path) -> str:
-    """After an exception in apply, the exact command (CL-16). Notes durably how far apply had come."""
-    if not isinstance(error, ApplyFailedError) or not error.index:
-        return ""
-    directory = str(data_directory.resolve())
-    note_failure(PosixDisk(), directory, error.index)
-    which = f"{error.index}" if error.ordinal is None else f"{error.index} {error.ordinal}"
-    return (
-        "\nThe entry is not applied here. Install a release that applies it, if no node has applied it; or, with every "
-        f"node stopped, run on each of them `hypercluster wal quarantine DATA_DIR {which}` (here DATA_DIR is "
-        f"{directory}): that command is then refused as INTERNAL"
-    )
 
 
 def read_config(path: Path, environment: Mapping[str, str], flags: tuple[str, ...]) -> Config:
@@ -178,6 +168,7 @@ class _Wiring:
             hooks,
             looks=(
                 Promotion(self.engine, self.standing, self.clock).look,
+                self.leases.look,
                 self.retention.look,
                 self.collection.look,
             ),
@@ -207,6 +198,7 @@ class _Wiring:
         )
         self.addresses = ClientAddresses(identity.node_id, address, self.transport)
         self.fanout = Fanout(stored_op_log(storage.store), self.loop, self.metrics, encode_slice)
+        self.events = EventFanout(storage.store, self.metrics, encode_event)
         self.host = ApplyLoop(
             self.directory.machine,
             storage.store,
@@ -216,6 +208,8 @@ class _Wiring:
             self.clock,
             self.metrics,
             on_applied=self._on_applied,
+            on_events=self._on_events,
+            on_replaced=self.events.state_replaced,
             wake=self.driver.wake,
             has_room=lambda: storage.free_bytes() >= APPLY_ROOM_BYTES,
         )
@@ -253,9 +247,17 @@ class _Wiring:
             cluster_id=identity.cluster_id,
             history_id=identity.history_id,
         )
-        admission = Admission(admit, machine.last_seq, lambda g: stored_answer(machine.lane(g.run.client_id), g))
+        admission = Admission(
+            admit,
+            machine.last_seq,
+            lambda group: stored_answer(machine.lane(group.run.client_id), group),
+            sign=lambda client_id: self.leases.sign(client_id),  # noqa: PLW0108 (made below, over the proposer)
+            reclaim=lambda run, sink: self.leases.guard_reclaims(run, sink),  # noqa: PLW0108
+        )
         settings = proposer_settings(self.config)
         self.proposer = Proposer(self.engine, self.standing, admission, self.loop, self.clock, self.metrics, settings)
+        lane = OwnLane(self.proposer, self.standing)
+        self.leases = Leases(storage.store, self.reads, self.standing, lane, self.loop, self.clock, self.metrics)
         self.workers = WorkerTable(self.metrics)
         self.reporter = Reporter(
             self.standing,
@@ -309,6 +311,10 @@ class _Wiring:
     def _on_applied(self, index: int) -> None:
         self.reads.on_applied(index)
 
+    def _on_events(self, index: int, events: Events) -> None:
+        self.leases.on_events(events)
+        self.events.publish(index, events)
+
     def _flushed_index(self) -> Index:
         return self.directory.storage.store.flushed_index
 
@@ -333,6 +339,9 @@ class _Wiring:
             "hypercluster.v1.HubService": HubService(storage.store, self.reads),
             "hypercluster.v1.WorkspaceService": WorkspaceService(
                 storage.store, storage.chunks, self.reads, self.fanout, self.proposer, sessions
+            ),
+            "hypercluster.v1.CoordinationService": CoordinationService(
+                storage.store, self.reads, self.leases, self.events, lambda: self.host.applied_index
             ),
             "hypercluster.v1.ClusterService": ClusterService(self.engine, self.standing, self.reporter),
         }
@@ -372,23 +381,6 @@ class _Wiring:
     def _ready_page(self) -> Page:
         missing = self.reporter.not_ready()
         return text_page(503, missing + "\n") if missing else text_page(200, "ready\n")
-
-
-class ClientAddresses:
-    """host:port of a node's client listener: our own, or as a peer told us."""
-
-    def __init__(self, own: NodeId, own_address: str, transport: GrpcPeerTransport) -> None:
-        self._own = own
-        self._own_address = own_address
-        self._transport = transport
-
-    def __call__(self, node_id: NodeId) -> str:
-        return self._own_address if node_id == self._own else self._transport.client_address(node_id)
-
-
-def staleness_ms(now_ns: int, fresh_ns: int) -> int | None:
-    """How old the state here may be; None when no leader has answered yet (CL-10)."""
-    return None if fresh_ns == 0 else max(0, -(-(now_ns - fresh_ns) // 1_000_000))
 
 
 __all__ = ["ConfigError", "run_node", "serve"]

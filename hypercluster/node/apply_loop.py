@@ -21,6 +21,7 @@ from hypercluster.log.entry import decode_entry
 from hypercluster.node.fanout import Fanout
 from hypercluster.node.words import Turns
 from hypercluster.raft.engine import Clock
+from hypercluster.state_machine.coordination.events import CoordinationEvent
 from hypercluster.state_machine.decoded import DecodedEntry
 from hypercluster.state_machine.machine import Machine
 from hypercluster.state_machine.outcome import Applied, MarkedSnapshot
@@ -29,6 +30,8 @@ from hypercluster.telemetry.metrics import Metrics
 from hypercluster.values import ChunkHash, Digest, Index, Term
 
 log = logging.getLogger(__name__)
+
+Events = Sequence[tuple[bytes, CoordinationEvent]]
 
 STALL_LOOK_S = 0.005
 ROOM_LOOK_S = 0.25
@@ -65,11 +68,14 @@ class ApplyLoop:
         metrics: Metrics,
         *,
         on_applied: Callable[[int], None],
+        on_events: Callable[[int, Events], None] = lambda _, __: None,
+        on_replaced: Callable[[], None] = lambda: None,
         wake: Callable[[], None],
         has_room: Callable[[], bool] = lambda: True,
         on_snapshots: Callable[[Sequence[MarkedSnapshot]], None] = lambda _: None,
     ) -> None:
-        """`wake` asks the engine for a tick once `ready()` may be True again; `has_room` is asked every ROOM_SEEN_S.
+        """`on_events` is told an index and what coordination did there, `on_replaced` that nothing told before holds.
+        `wake` asks the engine for a tick once `ready()` may be True again; `has_room` is asked every ROOM_SEEN_S.
         `on_snapshots` is called while the store shows exactly what the entry that marked them left."""
         self._machine = machine
         self._store = store
@@ -79,6 +85,8 @@ class ApplyLoop:
         self._clock = clock
         self._metrics = metrics
         self._on_applied = on_applied
+        self._on_events = on_events
+        self._on_replaced = on_replaced
         self._wake = wake
         self._has_room = has_room
         self._on_snapshots = on_snapshots
@@ -115,6 +123,8 @@ class ApplyLoop:
         if applied.absent:
             self._metrics.gc_chunks.inc(len(applied.absent))
             self._metrics.gc_bytes.inc(sum(applied.absent.values()))
+        if applied.events:
+            self._on_events(applied.index, applied.events)
         self._metrics.apply_seconds.observe(self._clock.monotonic() - began_s)
         return applied
 
@@ -146,6 +156,7 @@ class ApplyLoop:
         self._note(self._machine.applied.index, self._machine.applied.digest)
         self._on_applied(self._machine.applied.index)
         self._fanout.state_replaced()
+        self._on_replaced()
 
     # -- pace -------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from hypercluster import limits
 from hypercluster.errors import (
+    HolderAliveError,
     MalformedError,
     NotLeaderError,
     QueueFullError,
@@ -30,10 +31,11 @@ from hypercluster.node.answers import REASONS, Address, address_of, refusal, unr
 from hypercluster.node.lane_gate import LaneGate
 from hypercluster.node.open_batch import OpenBatch, Ticket
 from hypercluster.node.rate_limit import RateLimits, RateSettings
+from hypercluster.node.run_kinds import group_bytes, kinds_of
 from hypercluster.node.standing import Standing
 from hypercluster.node.words import Caller, Cancellable, Sink, Turns, Verdict
 from hypercluster.raft.engine import Clock, Committed, Engine, NotProposed, ProposalOutcome
-from hypercluster.state_machine.decoded import DecodedEntry, DecodedGroup, HubOp, Run
+from hypercluster.state_machine.decoded import DecodedEntry, DecodedGroup, Run
 from hypercluster.state_machine.outcome import Applied, GroupResult
 from hypercluster.telemetry.metrics import Metrics
 from hypercluster.values import ClientId, Nanos
@@ -43,7 +45,6 @@ log = logging.getLogger(__name__)
 ID_SEED_BYTES = 16
 SMOOTHING = 8  # of how long batches take
 WINDOW_MAX_S = 0.05  # that a batch waits for another at most, however long that one takes
-GROUP_FRAME_BYTES = 32  # tags and lengths of one group in an entry, rounded up
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,9 @@ class Admission:
     parse: Callable[[bytes], Run]  # raises MalformedError or TooLargeError
     judged: Callable[[ClientId], int | None]  # the last seq of a lane that apply has judged
     stored: Callable[[DecodedGroup], GroupResult | None]  # the stored answer to a retry of the same bytes
+    sign: Callable[[bytes], None] = lambda _: None  # a client is alive
+    # Of a run that reclaims locks: the sink for its verdict. Raises HolderAliveError (WS-43).
+    reclaim: Callable[[Run, Sink], Sink] = lambda _, sink: sink
 
 
 class Proposer:
@@ -143,11 +147,14 @@ class Proposer:
                 self._answer(sink, verdicts_of(result, self._standing.term()))
                 return None
         now_s = self._clock.monotonic()
-        size_bytes = _group_bytes(group)
+        size_bytes = group_bytes(group)
         self._require_room(len(run.ops), size_bytes)
+        bulk, flush, reclaims = kinds_of(run)
         if limited:
             self._require_rate(caller.worker or caller.principal, len(run.ops), len(message), now_s)
-        bulk, flush = _kinds(run)
+        self._admission.sign(run.client_id)
+        if reclaims:
+            sink = self._admission.reclaim(run, sink)
         return Ticket(group, caller, sink, len(run.ops), size_bytes, bulk, flush, now_s)
 
     def _require_room(self, ops: int, size_bytes: int) -> None:
@@ -195,7 +202,7 @@ class Proposer:
 
     def _turn_away(self, whose: Address, error: TurnedAwayError, sink: Sink) -> None:
         hint = error.leader_hint if isinstance(error, NotLeaderError) else ""
-        pause_ms = error.retry_after_ms if isinstance(error, RateLimitedError) else 0
+        pause_ms = error.retry_after_ms if isinstance(error, RateLimitedError | HolderAliveError) else 0
         reason = REASONS.get(error.reason, REASONS["NO_QUORUM"])
         self._answer(sink, [refusal(whose, reason, str(error), leader_hint=hint, retry_after_ms=pause_ms)])
 
@@ -368,24 +375,3 @@ class Proposer:
     @property
     def held_bytes(self) -> int:
         return self._gate.held_bytes
-
-
-def _group_bytes(group: DecodedGroup) -> int:
-    """What the message takes in an entry, at most: many small ones are mostly the names of who sent them."""
-    scope = group.scope
-    names = len(group.principal) + len(scope.org) + len(scope.project) + len(group.worker)  # ASCII, by their patterns
-    return len(group.submit) + names + GROUP_FRAME_BYTES
-
-
-def _kinds(run: Run) -> tuple[bool, bool]:
-    """(puts chunks, holds an fsync)."""
-    bulk = flush = False
-    for op in run.ops:
-        if isinstance(op, HubOp):
-            continue
-        kind = op.WhichOneof("kind")
-        if kind == "chunk_put":
-            bulk = True
-        elif kind == "file" and op.file.HasField("sync"):
-            flush = True
-    return bulk, flush

@@ -187,3 +187,8 @@ class Reads:
             waiter = heapq.heappop(waits)[2]
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def staleness_ms(now_ns: int, fresh_ns: int) -> int | None:
+    """How old the state here may be; None when no leader has answered yet (CL-10)."""
+    return None if fresh_ns == 0 else max(0, -(-(now_ns - fresh_ns) // 1_000_000))

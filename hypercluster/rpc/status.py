@@ -30,6 +30,7 @@ STATUS_OF: Mapping[type[BaseException], grpc.StatusCode] = {
     errors.NoQuorumError: grpc.StatusCode.UNAVAILABLE,
     errors.QueueFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.RateLimitedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.HolderAliveError: grpc.StatusCode.UNAVAILABLE,
     errors.DiskFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ShuttingDownError: grpc.StatusCode.UNAVAILABLE,
     errors.StreamIdleError: grpc.StatusCode.CANCELLED,
@@ -76,7 +77,7 @@ def rich_status(error: BaseException) -> status_pb2.Status:
     metadata = {"outcome": error.outcome.value} if isinstance(error, errors.HyperClusterError) else {}
     if isinstance(error, errors.NotLeaderError) and error.leader_hint:
         metadata["leader_hint"] = error.leader_hint
-    if isinstance(error, errors.RateLimitedError):
+    if isinstance(error, errors.RateLimitedError | errors.HolderAliveError):
         metadata["retry_after_ms"] = str(error.retry_after_ms)
     if isinstance(error, errors.RefusedError) and error.errno:
         metadata["errno"] = str(error.errno)

@@ -115,14 +115,16 @@ class LockList(_message.Message):
     def __init__(self, locks: _Optional[_Iterable[_Union[LockRecord, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class WatchEventsRequest(_message.Message):
-    __slots__ = ("workspace_id", "client_ids", "everything")
+    __slots__ = ("workspace_id", "client_ids", "everything", "min_index")
     WORKSPACE_ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_IDS_FIELD_NUMBER: _ClassVar[int]
     EVERYTHING_FIELD_NUMBER: _ClassVar[int]
+    MIN_INDEX_FIELD_NUMBER: _ClassVar[int]
     workspace_id: bytes
     client_ids: _containers.RepeatedScalarFieldContainer[bytes]
     everything: bool
-    def __init__(self, workspace_id: _Optional[bytes] = ..., client_ids: _Optional[_Iterable[bytes]] = ..., everything: _Optional[bool] = ...) -> None: ...
+    min_index: int
+    def __init__(self, workspace_id: _Optional[bytes] = ..., client_ids: _Optional[_Iterable[bytes]] = ..., everything: _Optional[bool] = ..., min_index: _Optional[int] = ...) -> None: ...
 
 class LockRenewal(_message.Message):
     __slots__ = ("lock_id", "token")

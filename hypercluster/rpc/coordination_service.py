@@ -1,0 +1,158 @@
+"""CoordinationService: renewals, the lists of locks, and the stream of what befalls them. Changes are commands.
+
+Owns: the bounds of a request and of an answer, and the list that a watch of events begins with.
+Never: a workspace of another scope; a renewal answered from belief (node/leases.py confirms); a stored event.
+Invariants: a list is of one moment where it has at most EVENT_LIST_PAGE locks; a longer one is read in parts, each of
+its own moment, and what moved meanwhile follows as events, so who applies both in order ends at the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from hypercluster import limits
+from hypercluster.errors import MalformedError, TooLargeError
+from hypercluster.node.events import EventFanout, EventWatch, Interest
+from hypercluster.node.leases import Asked, Leases
+from hypercluster.node.reads import Reads, ReadWish
+from hypercluster.pb.v1 import coordination_pb2 as pb
+from hypercluster.pb.v1.coordination_command_pb2 import LockTarget
+from hypercluster.rpc import lock_messages as messages
+from hypercluster.rpc.calls import Call
+from hypercluster.rpc.reading import bounded, state_of, wish_of
+from hypercluster.rpc.scoped import workspace_of
+from hypercluster.state_machine.coordination import queries
+from hypercluster.state_machine.coordination.events import LockRow
+from hypercluster.state_machine.store import Reader
+from hypercluster.values import ReadLevel
+
+ID_BYTES = 16
+LOCKS_MAX = 1_000
+HAZARDS_MAX, HAZARDS_DEFAULT = 1_000, 100
+_LOCK_NAME = re.compile(r"[a-zA-Z0-9._/:-]+")
+
+
+class CoordinationService:
+    def __init__(
+        self,
+        reader: Reader,
+        reads: Reads,
+        leases: Leases,
+        events: EventFanout,
+        applied_index: Callable[[], int],
+    ) -> None:
+        self._reader = reader
+        self._reads = reads
+        self._leases = leases
+        self._events = events
+        self._applied_index = applied_index
+
+    # -- leases -------------------------------------------------------------------------------------
+
+    async def renew(self, request: pb.RenewRequest, call: Call) -> pb.RenewResponse:
+        """The leader's answer, after a majority has confirmed it since the request arrived (D-6)."""
+        if len(request.locks) > limits.RENEW_LOCKS_MAX:
+            raise TooLargeError(f"locks: {len(request.locks)}, limit RENEW_LOCKS_MAX is {limits.RENEW_LOCKS_MAX}")
+        workspace_of(self._reader, request.workspace_id, call)
+        asked = [Asked(lock.lock_id, lock.token) for lock in request.locks]
+        point, found = await self._leases.renew(request.workspace_id, asked, call.caller, call.timeout_s)
+        return pb.RenewResponse(
+            state=state_of(point),
+            locks=[pb.RenewedLock(lock_id=one.lock_id, state=one.state, token=one.token) for one in found],  # type: ignore[arg-type]
+        )
+
+    # -- lists --------------------------------------------------------------------------------------
+
+    async def locks(self, request: pb.LocksRequest, call: Call) -> pb.LocksResponse:
+        count_max = bounded("limit", request.limit, LOCKS_MAX, LOCKS_MAX)
+        target = _target(request.target) if request.HasField("target") else None
+        point = await self._reads.point(wish_of(request.read), call.timeout_s)
+        workspace_of(self._reader, request.workspace_id, call)
+        if target is None:
+            page = queries.list_locks(self._reader, request.workspace_id, request.after, count_max)
+        else:
+            page = queries.locks_of_target(self._reader, request.workspace_id, target, request.after, count_max)
+        return pb.LocksResponse(
+            state=state_of(point), locks=[messages.lock_record(row) for row in page.rows], more=page.more
+        )
+
+    async def hazards(self, request: pb.HazardsRequest, call: Call) -> pb.HazardsResponse:
+        bounded("limit", request.limit, HAZARDS_MAX, HAZARDS_DEFAULT)
+        point = await self._reads.point(wish_of(request.read), call.timeout_s)
+        workspace_of(self._reader, request.workspace_id, call)
+        return pb.HazardsResponse(state=state_of(point))
+
+    async def reservations(self, request: pb.ReservationsRequest, call: Call) -> pb.ReservationsResponse:
+        point = await self._reads.point(wish_of(request.read), call.timeout_s)
+        workspace_of(self._reader, request.workspace_id, call)
+        return pb.ReservationsResponse(state=state_of(point))
+
+    async def settings(self, request: pb.WorkspaceSettingsRequest, call: Call) -> pb.WorkspaceSettingsResponse:
+        point = await self._reads.point(wish_of(request.read), call.timeout_s)
+        workspace_of(self._reader, request.workspace_id, call)
+        return pb.WorkspaceSettingsResponse(state=state_of(point))
+
+    # -- events -------------------------------------------------------------------------------------
+
+    async def watch_events(self, request: pb.WatchEventsRequest, call: Call) -> None:
+        """Any node serves it, from the entries it applies. Ends when the caller cancels."""
+        if len(request.client_ids) > limits.EVENT_CLIENTS_MAX:
+            count = len(request.client_ids)
+            raise TooLargeError(f"client_ids: {count}, limit EVENT_CLIENTS_MAX is {limits.EVENT_CLIENTS_MAX}")
+        if any(len(client_id) != ID_BYTES for client_id in request.client_ids):
+            raise MalformedError(f"client_ids: each has {ID_BYTES} bytes")
+        await self._reads.point(ReadWish(ReadLevel.BOUNDED_STALE, request.min_index), call.timeout_s)
+        workspace_of(self._reader, request.workspace_id, call)
+        caller = call.caller
+        interest = Interest(
+            frozenset(request.client_ids), caller.principal, caller.worker, everything=request.everything
+        )
+        watch = self._events.watch(request.workspace_id, interest)
+        try:
+            while True:
+                if watch.take_resync():
+                    await self._send_list(watch, call)
+                while (event := watch.take()) is not None:
+                    await call.write(event)
+                await watch.changed()
+        finally:
+            watch.close()
+
+    async def _send_list(self, watch: EventWatch, call: Call) -> None:
+        """The first part is read in the turn of `take_resync`."""
+        for rows, more in self._parts(watch):
+            part = pb.LockList(locks=[messages.lock_record(row) for row in rows], more=more)
+            await call.write(pb.CoordinationEvent(raft_index=self._applied_index(), held=part).SerializeToString())
+            await asyncio.sleep(0)
+
+    def _parts(self, watch: EventWatch) -> Iterator[tuple[Sequence[LockRow], bool]]:
+        """At most EVENT_LIST_PAGE rows a part, and whether another part follows."""
+        workspace_id, interest = watch.workspace_id, watch.interest
+        if interest.client_ids and not interest.everything:
+            rows: list[LockRow] = []
+            for client_id in sorted(interest.client_ids):
+                rows += queries.locks_of_client(self._reader, workspace_id, client_id)
+                while len(rows) > limits.EVENT_LIST_PAGE:
+                    yield rows[: limits.EVENT_LIST_PAGE], True
+                    rows = rows[limits.EVENT_LIST_PAGE :]
+            yield rows, False
+            return
+        after, more = 0, True
+        while more:
+            page = queries.list_locks(self._reader, workspace_id, after, limits.EVENT_LIST_PAGE)
+            after, more = page.rows[-1].lock_id if page.rows else 0, page.more
+            yield [row for row in page.rows if interest.in_lock(row)], more
+
+
+def _target(target: LockTarget) -> queries.Target:
+    """Raises MalformedError."""
+    if target.WhichOneof("what") == "inode_id":
+        if len(target.inode_id) != ID_BYTES:
+            raise MalformedError(f"target.inode_id: {len(target.inode_id)} bytes, expected {ID_BYTES}")
+        return queries.Target(target.inode_id, "")
+    name = target.name
+    if not _LOCK_NAME.fullmatch(name) or len(name) > limits.LOCK_NAME_BYTES_MAX:
+        raise MalformedError(f"target.name: 1 to {limits.LOCK_NAME_BYTES_MAX} bytes of {_LOCK_NAME.pattern[:-1]}")
+    return queries.Target(b"", name)

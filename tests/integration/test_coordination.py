@@ -1,0 +1,223 @@
+"""Locks over real nodes: leases across a leader's death, expiry, events on any node, a minority, reclaim."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from hypercluster.client.client import Client
+from hypercluster.client.lane_types import S_NS, LaneSettings
+from hypercluster.client.workspace import Workspace
+from hypercluster.limits import LOCK_GRACE_MS, LOCK_TTL_MS
+from hypercluster.pb.v1 import command_pb2_grpc, coordination_pb2_grpc
+from hypercluster.pb.v1 import coordination_command_pb2 as command_pb
+from hypercluster.pb.v1 import coordination_pb2 as pb
+from hypercluster.pb.v1.command_pb2 import REASON_HOLDER_ALIVE, REASON_OK, Command, Submit
+from tests.integration.cluster import START_S, Cluster
+
+PATIENT = LaneSettings(no_leader_ns=20 * S_NS, deadline_ns=60 * S_NS)
+TTL_S, GRACE_S = LOCK_TTL_MS / 1000, LOCK_GRACE_MS / 1000
+HELD, QUEUED, FREE = command_pb.LOCK_STATE_HELD, command_pb.LOCK_STATE_QUEUED, command_pb.LOCK_STATE_FREE
+KINDS = {number: name.removeprefix("LOCK_EVENT_KIND_") for name, number in pb.LockEventKind.items()}
+
+
+class Agent:
+    """One client of one workspace that holds locks."""
+
+    def __init__(self, cluster: Cluster, client: Client, workspace: Workspace) -> None:
+        self.cluster = cluster
+        self.client = client
+        self.workspace_id = workspace.workspace_id
+
+    @property
+    def client_id(self) -> bytes:
+        return self.client.lane().lane.client_id
+
+    async def command(self, command: command_pb.CoordinationCommand) -> tuple[int, command_pb.LockAck]:
+        raw = Command(coordination=command).SerializeToString()
+        settled = await self.client.lane().submit(raw, self.workspace_id)
+        lock = settled.file.lock if settled.file is not None else command_pb.LockAck()
+        return settled.reason, lock
+
+    async def acquire(self, name: str) -> command_pb.LockAck:
+        asked = command_pb.LockAcquire(
+            target=command_pb.LockTarget(name=name), kind=command_pb.LOCK_KIND_EXCLUSIVE, handle_id=1, wait=True
+        )
+        reason, lock = await self.command(command_pb.CoordinationCommand(lock_acquire=asked))
+        assert reason == REASON_OK
+        return lock
+
+    async def command_once(self, command: command_pb.CoordinationCommand) -> tuple[int, command_pb.LockAck]:
+        """On a lane of its own, and without the library's retries."""
+        submit = Submit(
+            client_id=os.urandom(16),
+            first_seq=1,
+            basis=self.client.known_index(),
+            workspace_id=self.workspace_id,
+            commands=[Command(coordination=command).SerializeToString()],
+        )
+        channel = self.client.nodes.channel(self.cluster.address(await self.cluster.leader()))
+        stub = command_pb2_grpc.CommandServiceStub(channel)  # type: ignore[no-untyped-call]
+        (acks,) = (await stub.Call(submit, timeout=5)).acks
+        return (acks.reason or [0])[0], acks.file[0].lock if acks.file else command_pb.LockAck()
+
+    def stub(self, node: str) -> coordination_pb2_grpc.CoordinationServiceStub:
+        channel = self.client.nodes.channel(self.cluster.address(node))
+        return coordination_pb2_grpc.CoordinationServiceStub(channel)  # type: ignore[no-untyped-call]
+
+    async def renew(self, node: str, *locks: command_pb.LockAck, timeout_s: float = 3.0) -> list[int]:
+        """States, in order. Raises AioRpcError."""
+        request = pb.RenewRequest(
+            workspace_id=self.workspace_id,
+            locks=[pb.LockRenewal(lock_id=lock.lock_id, token=lock.token) for lock in locks],
+        )
+        answer: pb.RenewResponse = await self.stub(node).Renew(request, timeout=timeout_s)
+        return [lock.state for lock in answer.locks]
+
+    async def kept(self, *locks: command_pb.LockAck) -> None:
+        """Renews at whoever leads, until it is cancelled."""
+        while True:
+            try:
+                states = await self.renew(await self.cluster.leader(), *locks)
+            except grpc.aio.AioRpcError:
+                continue
+            assert FREE not in states, states
+            await asyncio.sleep(TTL_S / 5)
+
+    async def listed(self, name: str) -> list[pb.LockRecord]:
+        request = pb.LocksRequest(workspace_id=self.workspace_id, target=command_pb.LockTarget(name=name))
+        answer: pb.LocksResponse = await self.stub(await self.cluster.leader()).Locks(request, timeout=5)
+        return list(answer.locks)
+
+
+class Listener:
+    """A watch of events on one node."""
+
+    def __init__(self, agent: Agent, node: str) -> None:
+        request = pb.WatchEventsRequest(
+            workspace_id=agent.workspace_id, client_ids=[agent.client_id], min_index=agent.client.known_index()
+        )
+        self.call = agent.stub(node).WatchEvents(request)
+        self.held: list[int] = []
+
+    async def begin(self) -> Listener:
+        first = await self.call.read()
+        assert first.WhichOneof("event") == "held", first
+        self.held = [lock.lock_id for lock in first.held.locks]
+        return self
+
+    async def until(self, kind: str, deadline_s: float = 15.0) -> tuple[list[str], pb.LockRecord]:
+        """What came up to and including the first event of this kind, and its lock."""
+        seen: list[str] = []
+        async with asyncio.timeout(deadline_s):
+            while True:
+                event = await self.call.read()
+                assert event is not grpc.aio.EOF
+                seen.append(KINDS[event.lock.kind])
+                if seen[-1] == kind:
+                    return seen, event.lock.lock
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+    async with Cluster(tmp_path_factory.mktemp("locks"), 3) as running:
+        await running.all_applied(1, START_S)
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def agents(cluster: Cluster, request: pytest.FixtureRequest) -> AsyncIterator[tuple[Agent, Agent]]:
+    settings = replace(cluster.client_settings(), lane=PATIENT)
+    async with Client(settings) as first, Client(settings) as second:
+        name = request.node.name.lower().replace("[", "-").replace("]", "")
+        made = await first.create_workspace(name[:100])
+        yield (
+            Agent(cluster, first, made),
+            Agent(cluster, second, await second.open_workspace(made.name)),
+        )
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.mark.req("WS-40", "WS-41", "WS-42")
+async def test_a_silent_holder_s_lock_passes_on_and_every_node_tells_of_it(agents: tuple[Agent, Agent]) -> None:
+    holder, waiter = agents
+    held = await holder.acquire("build")
+    queued = await waiter.acquire("build")
+    assert (held.state, queued.state, held.ttl_ms, held.grace_ms) == (HELD, QUEUED, LOCK_TTL_MS, LOCK_GRACE_MS)
+    nodes = list(holder.cluster.plans)
+    watches = [await Listener(waiter, node).begin() for node in nodes]
+    assert {tuple(watch.held) for watch in watches} == {(queued.lock_id,)}
+    began_s = time.monotonic()
+    keep = asyncio.create_task(waiter.kept(queued))
+    try:
+        heard = await asyncio.gather(*(watch.until("GRANTED") for watch in watches))
+    finally:
+        keep.cancel()
+    assert time.monotonic() - began_s > TTL_S + GRACE_S - 1
+    for seen, lock in heard:
+        assert seen == ["EXPIRING", "GRANTED"], "the waiter hears that the lock before it expires"
+        assert lock.token > held.token
+    assert await holder.renew(await holder.cluster.leader(), held) == [FREE]
+    for watch in watches:
+        watch.call.cancel()
+
+
+@pytest.mark.req("WS-42", "D-6", "WS-43")
+async def test_a_lock_survives_the_leader_with_its_token_and_is_reclaimed_from_the_silent_only(
+    agents: tuple[Agent, Agent],
+) -> None:
+    holder, other = agents
+    cluster = holder.cluster
+    held = await holder.acquire("build")
+    leader = await cluster.leader()
+    cluster.kill(leader)
+    keep = asyncio.create_task(holder.kept(held))
+    await cluster.leader(other_than=leader)
+    await asyncio.sleep(0)
+    (row,) = await holder.listed("build")
+    assert (row.token, row.state) == (held.token, HELD)
+    take = command_pb.CoordinationCommand(
+        lock_reclaim=command_pb.LockReclaim(lock_id=held.lock_id, token=held.token, handle_id=2)
+    )
+    began_s = time.monotonic()
+    cluster.start(leader)
+    while time.monotonic() < began_s + TTL_S + 1:
+        assert (await other.command_once(take))[0] == REASON_HOLDER_ALIVE, "it is renewed"
+        await asyncio.sleep(0.5)
+    assert not keep.done()
+    keep.cancel()
+    reason, taken = REASON_HOLDER_ALIVE, command_pb.LockAck()
+    while reason == REASON_HOLDER_ALIVE:
+        assert time.monotonic() < began_s + 30
+        reason, taken = await other.command_once(take)
+        await asyncio.sleep(0.1)
+    assert reason == REASON_OK and taken.state == HELD and taken.token > held.token
+
+
+@pytest.mark.req("D-6", "D-11")
+async def test_a_leader_without_a_majority_renews_nothing(agents: tuple[Agent, Agent]) -> None:
+    holder, _ = agents
+    cluster = holder.cluster
+    held = await holder.acquire("build")
+    leader = await cluster.leader()
+    assert await holder.renew(leader, held) == [HELD]
+    followers = [node for node in cluster.plans if node != leader]
+    for node in followers:
+        cluster.pause(node)
+    try:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await holder.renew(leader, held, timeout_s=1.5)
+        assert refused.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    finally:
+        for node in followers:
+            cluster.resume(node)
+    assert await holder.renew(await cluster.leader(), held) == [HELD]
