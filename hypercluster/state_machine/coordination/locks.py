@@ -98,10 +98,10 @@ def _enter(
         turn.end(old, own, WAIT_ENDED if own.state == QUEUED else RELEASED)
     turn.table(asked.target).permits = asked.permits
     row = Row(new.lock_id, 0, asked.until_ns, asked.kind, FREE if grants else QUEUED, asked.one_at_a_time)
-    row = turn.begin(new, row)
+    turn.begin(new, row)
     turn.serve(asked.target)
     turn.commit()
-    return _granted(turn, row)
+    return _granted(turn, turn.row_of(new))
 
 
 def _read(ctx: OpContext, op: LockAcquire) -> _Asked | None:
