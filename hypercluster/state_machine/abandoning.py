@@ -55,5 +55,5 @@ def judge_abandon(ctx: OpContext, lanes: Lanes, command: Abandon) -> HubOutcome:
 
 def _judged_through(lane: Lane, seq: int) -> int:
     while (stored := lane.find(seq)) is not None and stored.burned:
-        seq = stored.result.first_seq - 1
+        seq = max(stored.result.first_seq - 1, lane.horizon())  # below it nothing is known, whatever is still stored
     return seq

@@ -10,7 +10,8 @@ import random
 
 import pytest
 
-from hypercluster.pb.v1.command_pb2 import ForgetLane
+from hypercluster.pb.v1.command_pb2 import Command, ForgetLane
+from hypercluster.pb.v1.coordination_command_pb2 import Abandon
 from hypercluster.state_machine import lanes, queries
 from hypercluster.state_machine.store import MemoryStore
 from hypercluster.values import ClientId
@@ -34,6 +35,7 @@ class Walk:
         self.sent: dict[tuple[bytes, int], tuple[bytes, bytes, int]] = {}
         self.basis: dict[bytes, int] = {}
         self.upkeep_seq = 0
+        self.givers: dict[str, int] = {}  # last seq of the lanes that give up the seqs of others
 
     def say(self, what: str) -> str:
         return f"seed {self.seed}, index {self.warm.index}: {what}"
@@ -70,6 +72,9 @@ class Walk:
         if draw.random() < 0.06 and self.model.lanes:
             self.forget(draw.choice(sorted(self.model.lanes)))
             return
+        if draw.random() < 0.06:
+            self.abandon(client(draw.randrange(1, 7)))
+            return
         names = [client(draw.randrange(1, 6)) for _ in range(draw.choice([1, 1, 3]))]
         runs = [self.run(name) for name in names]  # clients may repeat: a later group sees what an earlier one did
         index = int(self.warm.index) + 1
@@ -83,6 +88,20 @@ class Walk:
         applied, again = self.warm.apply(*groups), self.cold.apply(*groups)
         assert [answers(r) for r in applied.groups] == expected, self.say(f"{runs}")
         assert applied == again, self.say("a cold cache answers or writes otherwise")
+
+    def abandon(self, name: bytes) -> None:
+        lane = self.model.lanes.get(name)
+        through = max(1, (lane.last if lane else 0) + self.draw.choice([-3, 0, 1, 1, 2, 9, 1_024, 1_025]))
+        owner = "mallory" if self.draw.random() < 0.1 else "alice"
+        basis = self.basis.setdefault(name, int(self.warm.index))
+        expected = self.model.abandon(int(self.warm.index) + 1, owner, name, through, basis)
+        command = Command(abandon=Abandon(client_id=name, through_seq=through, basis=basis)).SerializeToString()
+        self.givers[owner] = seq = self.givers.get(owner, 0) + 1
+        sender = client(990 if owner == "alice" else 991)
+        message = group(submit(sender, seq, [command], basis=int(self.warm.index)), principal=owner)
+        applied, again = self.warm.apply(message), self.cold.apply(message)
+        assert applied == again, self.say("a cold cache gives up otherwise")
+        assert answers(applied.groups[0])[0][2:] == expected, self.say(f"abandon of {name.hex()} through {through}")
 
     def forget(self, name: bytes) -> None:
         last = self.model.lanes[name].last + self.draw.choice([0, 0, 1])
@@ -107,14 +126,14 @@ def walk_through(seed: int) -> Walk:
     return walk
 
 
-@pytest.mark.req("D-7", "D-8")
+@pytest.mark.req("D-7", "D-8", "WS-4")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_lanes_do_what_the_specification_says(seed: int) -> None:
     walk = walk_through(seed)
     assert len(walk.model.judged) == len(set(walk.model.judged)) or walk.model.dedupe_floor
     assert queries.server_seq(walk.warm.store, SCOPE) == walk.model.server_seq
     assert queries.dedupe_floor(walk.warm.store) == walk.model.dedupe_floor
-    assert queries.lane_count(walk.warm.store) == len(walk.model.lanes) + (walk.upkeep_seq > 0)
+    assert queries.lane_count(walk.warm.store) == len(walk.model.lanes) + (walk.upkeep_seq > 0) + len(walk.givers)
     assert list(walk.warm.store.items()) == list(walk.cold.store.items()), walk.say("the stores differ")
     for name, lane in walk.model.lanes.items():
         found = lanes.read_lane(walk.warm.store, ClientId(name))

@@ -96,7 +96,7 @@ class LockSite:
             made = group(message, worker=worker, principal=principal, scope=scope)
         else:
             made = DecodedGroup(message, principal, scope, worker, read_run(message))
-        self.applied = self.replica.apply(made)
+        self.applied = self.replica.apply(made, id_seed=self.replica.index.to_bytes(16, "big"))
         self.events = [event for _, event in self.applied.events if isinstance(event, LockEvent)]
         run = self.applied.groups[0].runs[0]
         return (

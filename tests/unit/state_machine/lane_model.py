@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-OK, PRECONDITION_FAILED, CONFLICT, UNKNOWN, FORBIDDEN, SEQ_GAP = 0, 1, 20, 21, 22, 40
+OK, PRECONDITION_FAILED, LIMIT, CONFLICT, UNKNOWN, FORBIDDEN, ABANDONED, SEQ_GAP = 0, 1, 8, 20, 21, 22, 23, 40
 RESULTS_MAX = 1_024
 
 Answer = tuple[int, int, int, int]  # seq, index, reason, version
@@ -20,7 +20,7 @@ class LaneModel:
     last: int
     floor: int
     last_index: int = 0
-    answers: dict[int, tuple[bytes, Answer]] = field(default_factory=dict)
+    answers: dict[int, tuple[bytes | None, Answer]] = field(default_factory=dict)  # None: given up, whatever it was
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Model:
             # What counts is the last seq when the run arrived, and nothing of this run was judged before it.
             if known is None or seq <= max(lane.floor, lane.last - RESULTS_MAX):
                 return seq, index, UNKNOWN, 0
-            return known[1] if known[0] == raw else (seq, index, CONFLICT, 0)
+            return known[1] if known[0] in (raw, None) else (seq, index, CONFLICT, 0)
         present = self.versions.get(key, 0)
         if expected not in (-1, present):
             answer = (seq, index, PRECONDITION_FAILED, present)
@@ -84,3 +84,23 @@ class Model:
         self.dedupe_floor = max(self.dedupe_floor, lane.last_index)
         del self.lanes[client]
         return True
+
+    def abandon(self, index: int, owner: str, client: bytes, through: int, basis: int) -> tuple[int, int]:
+        """WS-4: (reason, the last seq at or below `through` that was judged)."""
+        lane = self.lanes.get(client)
+        if lane is None:
+            if basis < self.dedupe_floor:
+                return UNKNOWN, 0
+            begin = max(0, through - RESULTS_MAX)
+            lane = self.lanes[client] = LaneModel(owner, begin, begin)
+        if lane.owner != owner:
+            return FORBIDDEN, 0
+        if through > lane.last + RESULTS_MAX:
+            return LIMIT, 0
+        for seq in range(lane.last + 1, through + 1):
+            lane.answers[seq] = None, (seq, index, ABANDONED, 0)
+            lane.last, lane.last_index = seq, index
+        kept = [seq for seq in lane.answers if max(lane.floor, lane.last - RESULTS_MAX) < seq <= through]
+        while through in kept and lane.answers[through][0] is None:
+            through -= 1
+        return OK, through
