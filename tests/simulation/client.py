@@ -58,7 +58,10 @@ class SimClient:
         invariants: Invariants,
         *,
         in_flight_max: int,
+        wake_s: float = WAKE_S,
+        patience: float = 1.0,
     ) -> None:
+        """`patience` stretches how long a command may wait, as the timing of the cluster is stretched."""
         self.name = name
         self._events = events
         self._rng = rng
@@ -68,13 +71,14 @@ class SimClient:
         self._workload = workload
         self._invariants = invariants
         self._in_flight_max = in_flight_max
+        self._wake_s = wake_s
         self._lane = Lane(
             lambda: ClientId(rng.randbytes(16)),
             rng,
             settings=LaneSettings(
                 messages_in_flight=rng.randint(1, 6),
-                deadline_ns=int(rng.choice(DEADLINES_S) * 1e9),
-                no_leader_ns=int(rng.choice(NO_LEADER_S) * 1e9),
+                deadline_ns=int(rng.choice(DEADLINES_S) * patience * 1e9),
+                no_leader_ns=int(rng.choice(NO_LEADER_S) * patience * 1e9),
             ),
             journal=self,
         )
@@ -196,7 +200,8 @@ class SimClient:
     def _arm(self) -> None:
         """Wakes at the lane's deadline, and now and then to invoke more."""
         deadline = self._lane.next_deadline_ns()
-        at = self._events.now + WAKE_S if deadline is None else min(deadline / 1e9, self._events.now + WAKE_S)
+        at = self._events.now + self._wake_s
+        at = at if deadline is None else min(deadline / 1e9, at)
         at = max(at, self._events.now + 0.001)
         if self._wake_at > self._events.now and self._wake_at <= at:
             return

@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass
 
 from hypercluster.raft.settings import EngineSettings
+from tests.simulation.client import WAKE_S
 from tests.simulation.faults import FAULTS, Fault
 from tests.simulation.network import Weather
 from tests.simulation.node import DiskWeather, NodeTuning
@@ -31,6 +32,8 @@ class Draw:
     weather: Weather
     disk: DiskWeather
     tuning: NodeTuning
+    learners: int = 0
+    client_wake_s: float = WAKE_S
 
 
 def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:

@@ -20,7 +20,8 @@ from hypercluster.log.entry import encode_batch, stamp_end
 from hypercluster.node.apply_loop import ApplyLoop
 from hypercluster.node.checkpoints import AnnouncedCheckpoints
 from hypercluster.node.dedupe import stored_answer
-from hypercluster.node.fanout import Fanout, OpLog
+from hypercluster.node.fanout import Fanout
+from hypercluster.node.op_log import stored_op_log
 from hypercluster.node.opening import referenced_hashes
 from hypercluster.node.proposer import Admission, Proposer, ProposerSettings
 from hypercluster.node.rate_limit import RateSettings
@@ -32,6 +33,7 @@ from hypercluster.raft.adapter import RaftEngine
 from hypercluster.raft.driver import EngineDriver
 from hypercluster.raft.settings import EngineParts, EngineSettings, Identity
 from hypercluster.rpc.acks import encode
+from hypercluster.rpc.workspace_service import encode_slice
 from hypercluster.state_machine.machine import Machine
 from hypercluster.state_machine.meta import genesis, read_cluster
 from hypercluster.storage.wal.log import Wal
@@ -183,6 +185,7 @@ class Life:
     host: ApplyLoop
     proposer: Proposer
     transport: SimTransport
+    fanout: Fanout
 
 
 class WatchedTransport(SimTransport):
@@ -225,6 +228,10 @@ class WatchedHost(ApplyLoop):
         self.node.invariants.applies(self.node.node_id, index, term, payload, applied.digest)
         return applied
 
+    def state_replaced(self) -> None:
+        self.node.installs += 1
+        super().state_replaced()
+
     def advance(self, index: Any, term: Any) -> None:
         super().advance(index, term)
         digest = self.digest_at(index) or b""
@@ -265,12 +272,13 @@ class SimNode:
         self.life: Life | None = None
         self.gate = Gate(random.Random(rng.getrandbits(64)))
         self.restarts = 0
+        self.installs = 0  # of checkpoints, over all lives
         self._events = events
         self._rng = rng
         self._network = network
         self._weather = weather
         self._tuning = tuning
-        self._metrics = Metrics()
+        self.metrics = Metrics()
         self._fresh_disk()
 
     def _fresh_disk(self) -> None:
@@ -299,15 +307,15 @@ class SimNode:
         machine = Machine(storage.store)
         loop = SimLoop(self._events, self.gate, self.look)
         driver = EngineDriver(loop, self.clock)  # type: ignore[arg-type]
-        op_log = OpLog(lambda _: None, lambda _: 0, lambda *_: None, lambda _: (0, 0))
+        fanout = Fanout(stored_op_log(storage.store), loop, self.metrics, encode_slice)
         host = WatchedHost(
             machine,
             storage.store,
             storage.chunks,
-            Fanout(op_log, loop, self._metrics, lambda _: b""),
+            fanout,
             loop,
             self.clock,
-            self._metrics,
+            self.metrics,
             on_applied=lambda _: None,
             wake=driver.wake,
         )
@@ -341,12 +349,12 @@ class SimNode:
             Admission(admit, machine.last_seq, lambda group: stored_answer(machine.lane(group.run.client_id), group)),
             loop,
             self.clock,
-            self._metrics,
+            self.metrics,
             ProposerSettings(ops_max=tuning.batch_ops, rate=UNLIMITED),
             random_bytes=self._rng.randbytes,
             encode=encode_batch,
         )
-        self.life = Life(loop, wal, machine, engine, driver, host, proposer, transport)
+        self.life = Life(loop, wal, machine, engine, driver, host, proposer, transport, fanout)
         driver.run(engine)
 
     def crash(self) -> None:

@@ -58,10 +58,12 @@ class Summary:
 class Paced:
     """A workload that spreads its share of the run's operations over the run's duration, in bursts."""
 
-    def __init__(self, inner: Workload, share: int, burst: int, events: EventQueue, duration_s: float) -> None:
+    def __init__(
+        self, inner: Workload, share: int, burst: int, events: EventQueue, duration_s: float, at_once: int = 0
+    ) -> None:
         self._inner, self._share, self._burst, self._events, self._duration_s = inner, share, burst, events, duration_s
         self._given = 0
-        self._allowed = 0
+        self._allowed = at_once
 
     def next_command(self) -> tuple[bytes, bytes, bytes] | None:
         if self._given >= self._allowed:
@@ -80,6 +82,11 @@ class Paced:
 
 
 class World:
+    heal_s = HEAL_S
+    patience = 1.0
+    at_once = 0  # operations of each client that wait for no burst
+    probe_s = (0.01, 0.05)  # reads are probed after the first and at most the second more
+
     def __init__(self, drawn: Draw) -> None:
         self.drawn = drawn
         self.rng = random.Random(f"world/{drawn.seed}")
@@ -95,10 +102,16 @@ class World:
             Index(0),
             drawn.nodes,
             tuple(
-                Member(NodeId(f"n{i}"), Incarnation(b"%016d" % i), f"n{i}:1", Suffrage.VOTER)
-                for i in range(1, drawn.nodes + 1)
+                Member(
+                    NodeId(f"n{i}"),
+                    Incarnation(b"%016d" % i),
+                    f"n{i}:1",
+                    Suffrage.VOTER if i <= drawn.nodes else Suffrage.LEARNER,
+                )
+                for i in range(1, drawn.nodes + drawn.learners + 1)
             ),
         )
+        self.voters = [m.node_id for m in founding.members if m.suffrage is Suffrage.VOTER]
         self.nodes = {
             m.node_id: SimNode(
                 m.node_id,
@@ -129,17 +142,20 @@ class World:
             inner = HubWorkload(name, rng, keys=rng.choice([2, 8, 40]))
         else:
             inner = FileWorkload(name, rng, self._shared, creates_workspace=number == 0)
-        workload = Paced(inner, share(drawn, number), rng.choice([1, 10, 30, 60]), self.events, drawn.duration_s)
+        of_run, burst = share(drawn, number), rng.choice([1, 10, 30, 60])
+        workload = Paced(inner, of_run, burst, self.events, drawn.duration_s, self.at_once)
         return SimClient(
             name,
             self.events,
             rng,
             self.network,
-            list(self.nodes),
+            self.voters,
             self,
             workload,
             self.invariants,
             in_flight_max=rng.choice([4, 30, 120]),
+            wake_s=drawn.client_wake_s,
+            patience=self.patience,
         )
 
     # --- what faults and clients use --------------------------------------------------------------------
@@ -158,8 +174,8 @@ class World:
             return  # told before; or a disk that held it has been taken away since
         self._told_index = index
         self.invariants.checks += 1
-        holders = [n.node_id for n in self.nodes.values() if n.durable_index() >= index]
-        if len(holders) < len(self.nodes) // 2 + 1:
+        holders = [name for name in self.voters if self.nodes[name].durable_index() >= index]
+        if len(holders) < len(self.voters) // 2 + 1:
             raise ViolationError("answered before a majority had it", f"{node} told {index}, on disk at {holders}")
 
     def up(self) -> list[SimNode]:
@@ -197,7 +213,8 @@ class World:
             if life is not None and (life.engine.role() is Role.LEADER or self.rng.random() < 0.1):
                 self._probe_read(node, life)
         pause = 1.0 if self.events.now < self._probe_until else CALM_FACTOR
-        self.events.after((0.01 + self.rng.random() * 0.05) * pause, self._probe_reads)
+        least_s, more_s = self.probe_s
+        self.events.after((least_s + self.rng.random() * more_s) * pause, self._probe_reads)
 
     def _probe_read(self, node: SimNode, life: Life) -> None:
         known = self.invariants.highest_answer
@@ -242,7 +259,7 @@ class World:
 
     def _settle(self) -> None:
         """Liveness: every command is answered, and every node applies the same index."""
-        deadline = self.events.now + HEAL_S
+        deadline = self.events.now + self.heal_s
         steps = 0
         while self.events.now < deadline:
             self._run_until(self.events.now + SETTLE_STEP_S)
@@ -323,6 +340,7 @@ class World:
         out.entries = len(self.invariants.applied)
         out.checks = self.invariants.checks
         out.virtual_s = self.events.now
+        out.checkpoints_installed = sum(node.installs for node in self.nodes.values())
         out.trace = self.events.trace_digest()
         return out
 
