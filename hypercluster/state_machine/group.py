@@ -174,11 +174,16 @@ class GroupJudge:
             state = self._hub.scope_state(group.scope)
             return *self._hub.judge(state, op, context.index, context.ordinal), None
         assert isinstance(op, Command)
-        if op.HasField("maintenance"):
+        if op.HasField("file"):  # asked first, because they are the most
+            file = judge_file(context, op)
+        elif op.HasField("maintenance"):
             return *judge_maintenance(context, self._lanes, op.maintenance), None
-        if op.HasField("abandon"):
+        elif op.HasField("abandon"):
             return *judge_abandon(context, self._lanes, op.abandon), None
-        file = judge_coordination(context, op.coordination) if op.HasField("coordination") else judge_file(context, op)
+        elif op.HasField("coordination"):
+            file = judge_coordination(context, op.coordination)
+        else:
+            file = judge_file(context, op)
         return file.reason, 0, file if file.reason in NOT_YET else stored_form(file)
 
     def _answer_old(self, lane: Lane, run: Run, old_count: int) -> list[RunResult]:

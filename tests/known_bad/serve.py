@@ -10,13 +10,17 @@ import contextlib
 import sys
 from collections.abc import Callable
 
-from tests.known_bad import ablations, apply_raises, dedupe_off, lenient_hello, no_fsync, replicated_wrong
+from tests.known_bad import ablations, apply_raises, dedupe_off, lenient_hello, lock_builds, no_fsync, replicated_wrong
 
 _for_good = contextlib.ExitStack()
 
 
 def _ablation(name: str) -> Callable[[], None]:
     return lambda: _for_good.enter_context(ablations.ablate(name))
+
+
+def _locks(name: str) -> Callable[[], None]:
+    return lambda: lock_builds.BUILDS[name](setattr)
 
 
 def _dedupe_off() -> None:
@@ -36,6 +40,7 @@ BAD: dict[str, Callable[[], None]] = {
     "durable_at_once": no_fsync.install_durable_at_once,
     "meets_anew": lenient_hello.meets_anew,
     "entries_unsynced": no_fsync.install_entries_unsynced,
+    **{f"locks_{name}": _locks(name) for name in lock_builds.BUILDS},
     "no_excl": replicated_wrong.install_no_excl,
     "no_fsync": no_fsync.install,
     "out_of_order": replicated_wrong.install_out_of_order,

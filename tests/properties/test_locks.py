@@ -143,7 +143,7 @@ class Walk:
     def acquire(self, now: int, number: int, handle: int) -> tuple[DecodedGroup, Answer]:
         draw = self.draw
         target = draw.choice([*NAMES, "file"] if self.tight else [*NAMES, "file", "sem"])
-        kind = PERMIT if target == "sem" else draw.choice([SHARED, *[EXCLUSIVE] * (9 if self.tight else 2)])
+        kind = PERMIT if target == "sem" else draw.choice([SHARED] * 3 + [EXCLUSIVE] * (27 if self.tight else 3))
         if draw.random() < 0.03:
             target, kind = "sem", draw.choice([SHARED, PERMIT])
         permits = draw.choice([2, 2, 2, 2, 2, 3]) if kind == PERMIT else 0
@@ -164,7 +164,7 @@ class Walk:
             lock_id, token, _ = self.some()
             asked = self.model.find(lock_id)
             state = asked.state if asked is not None and draw.random() < 0.9 else draw.choice([QUEUED, HELD, GRACE])
-            token = asked.token if asked is not None and draw.random() < 0.9 else token
+            token = asked.token if asked is not None and draw.random() < 0.9 else self.some()[1]
             to_state = draw.choice({QUEUED: [4], HELD: [3, 3, 3, 4], GRACE: [2, 4, 4]}[state])
             until = asked.until if asked is not None and state == QUEUED and draw.random() < 0.8 else 0
             steps.append(
@@ -202,8 +202,8 @@ class Walk:
             holders = [row for row in table if row.state in {HELD, GRACE}]
             waiters = [row for row in table if row.state == QUEUED and not 0 < row.wait_until_ns <= now]
             self.check_target(holders, waiters)
-        assert queries.lock_count(store, self.workspace_id) == len(rows)
-        assert queries.last_token(store) == (self.tokens[-1] if self.tokens else 0)
+        assert queries.lock_count(store, self.workspace_id) == len(rows), self.say("the count of locks")
+        assert queries.last_token(store) == (self.tokens[-1] if self.tokens else 0), self.say("the token counter")
 
     def until(self, lock_id: int) -> int:
         """A holder's row does not say when its wait would have ended."""

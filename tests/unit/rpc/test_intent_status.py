@@ -12,7 +12,8 @@ from hypercluster.errors import ForbiddenError, MalformedError, NotLeaderError
 from hypercluster.node.reads import Reads
 from hypercluster.node.words import Caller
 from hypercluster.pb.v1 import workspace_pb2 as pb
-from hypercluster.pb.v1.command_pb2 import REASON_PRECONDITION_FAILED, REASON_UNKNOWN, Command
+from hypercluster.pb.v1.command_pb2 import REASON_ABANDONED, REASON_PRECONDITION_FAILED, REASON_UNKNOWN, Command
+from hypercluster.pb.v1.coordination_command_pb2 import Abandon
 from hypercluster.rpc.workspace_service import WorkspaceService
 from hypercluster.values import ClusterId, HistoryId, NodeId
 from tests.unit.node.commands import CALLER, SCOPE, client, hub_set, submit
@@ -115,3 +116,19 @@ async def test_a_node_that_does_not_lead_says_nothing_of_intents() -> None:
         await world.service.intent_status(request, PipeCall())  # type: ignore[arg-type]
     with pytest.raises(MalformedError, match="client_id"):
         await world.service.intent_status(pb.IntentStatusRequest(client_id=b"x"), PipeCall())  # type: ignore[arg-type]
+
+
+@pytest.mark.req("WS-4")
+async def test_an_intent_that_was_given_up_says_so() -> None:
+    world = World()
+    world.send(submit(client(1), 1, hub_set("a")))
+    world.turns.settle()
+    world.commit()
+    given_up = Command(abandon=Abandon(client_id=client(1), through_seq=2))
+    world.send(submit(client(2), 1, given_up))
+    world.turns.settle()
+    world.commit()
+    assert (await world.ask(1)).reason == 0
+    found = await world.ask(2)
+    assert (found.intent, found.reason) == (pb.INTENT_STATE_COMMITTED, REASON_ABANDONED)
+    assert (await world.ask(3)).intent == pb.INTENT_STATE_NOT_FOUND
