@@ -50,8 +50,8 @@ def missing() -> list[str]:
     words: list[str] = []
     if not DEVICE.exists():
         words.append(f"{DEVICE} is missing: load the kernel's module with `modprobe fuse`")
-    elif not os.access(DEVICE, os.R_OK | os.W_OK):
-        words.append(f"{DEVICE} can not be opened by uid {os.geteuid()}: make it readable and writable for this user")
+    elif os.geteuid() == 0 and (problem := _why_not_opened()):
+        words.append(f"{DEVICE} can not be opened ({problem}): a container needs the device and CAP_SYS_ADMIN")
     if ctypes.util.find_library("fuse3") is None:
         words.append("libfuse 3 is missing: `apt-get install libfuse3-3` (Debian, Ubuntu), `dnf install fuse3-libs`")
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
@@ -59,6 +59,15 @@ def missing() -> list[str]:
     if importlib.util.find_spec("mfusepy") is None:
         words.append("the Python package mfusepy is missing: `pip install mfusepy`")
     return words
+
+
+def _why_not_opened() -> str:
+    """For others fusermount3 opens it."""
+    try:
+        os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def real_directory(directory: Path) -> str:

@@ -11,11 +11,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -35,7 +36,8 @@ def _lacking() -> str:
     return "; ".join(mounting.missing())
 
 
-NEEDS = [pytest.mark.root, pytest.mark.skipif(bool(_lacking()), reason=_lacking() or "nothing is missing")]
+NEEDS_WORDS = _lacking()
+NEEDS = [pytest.mark.root, pytest.mark.skipif(bool(NEEDS_WORDS), reason=NEEDS_WORDS or "nothing is missing")]
 
 
 def within(condition: Callable[[], T], what: str, deadline_s: float = 15.0) -> T:
@@ -55,6 +57,9 @@ class LocalCluster:
 
     def __init__(self, directory: Path, nodes: int = 3) -> None:
         self.cluster = Cluster(directory, nodes)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="cluster", daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> LocalCluster:
         try:
@@ -72,26 +77,28 @@ class LocalCluster:
         self.close()
 
     def close(self) -> None:
+        if self._thread.is_alive():
+            self._in_loop(self.cluster.close_channels())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
         for process in self.cluster.processes.values():
             if process.poll() is None:
                 process.kill()
             process.wait()
 
     def leader(self, deadline_s: float = 15.0, *, other_than: str = "") -> str:
-        async def ask() -> str:
-            try:
-                return await self.cluster.leader(deadline_s, other_than=other_than)
-            finally:
-                await self.cluster.close_channels()
+        return self._in_loop(self.cluster.leader(deadline_s, other_than=other_than))
 
-        return asyncio.run(ask())
+    def _in_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def with_client(self, work: Callable[[Client], Awaitable[T]]) -> T:
         async def body() -> T:
             async with Client(self.cluster.client_settings()) as client:
                 return await work(client)
 
-        return asyncio.run(body())
+        return self._in_loop(body())
 
     def make_workspace(self, name: str, uid: int = 0) -> None:
         self.with_client(lambda client: client.create_workspace(name, uid=uid, gid=uid))

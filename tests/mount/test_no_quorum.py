@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,16 +19,41 @@ pytestmark = NEEDS
 NO_LEADER_S = 1.0
 
 
+class Interrupted(Exception):
+    pass
+
+
+def interrupted_after_s(call: Callable[[], object]) -> float:
+    """How long a system call lasts that gets a signal after a tenth of a second."""
+
+    def raised(_number: int, _frame: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, raised)
+    begun_s = time.monotonic()
+    timer = threading.Timer(0.1, lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1))
+    timer.start()
+    try:
+        with pytest.raises(Interrupted):
+            call()
+        return time.monotonic() - begun_s
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
 @pytest.mark.req("WS-3", "WS-65")
-def test_without_a_quorum(tmp_path: Path) -> None:
-    with LocalCluster(tmp_path) as cluster:
+@pytest.mark.parametrize("nodes", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_without_a_quorum(tmp_path: Path, nodes: int) -> None:
+    """Of one node that one is killed, of three the two that do not lead."""
+    with LocalCluster(tmp_path, nodes) as cluster:
         cluster.make_workspace("demo")
         with Mount(cluster, tmp_path, "demo", "q", "--no-leader", str(NO_LEADER_S), "--deadline", "4") as mount:
             file = mount.path / "f"
             file.write_bytes(b"before")
             worker = mount.worker()
             leader = cluster.leader()
-            stopped = [name for name in cluster.cluster.plans if name != leader]
+            stopped = [name for name in cluster.cluster.plans if name != leader] or [leader]
             for name in stopped:
                 cluster.cluster.kill(name)
             within(lambda: refusal(os.open, file, os.O_WRONLY) == "EROFS", "an open for writing needs a leader")
@@ -36,6 +64,8 @@ def test_without_a_quorum(tmp_path: Path) -> None:
             assert "no leader" in mount.why()
             assert file.read_bytes() == b"before" and os.listdir(mount.path) == ["f"]
             assert mount.worker() == worker  # who waits for the cluster is not stuck
+            interrupted_s = interrupted_after_s(lambda: os.mkdir(mount.path / "d"))
+            assert interrupted_s < NO_LEADER_S  # a signal ends what was not sent
             for name in stopped:
                 cluster.cluster.start(name)
             within(lambda: refusal(os.mkdir, mount.path / "d") == "ok", "writable again", 30.0)

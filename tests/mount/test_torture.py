@@ -1,0 +1,25 @@
+"""A short stretch of each torture run (tests/mount/torture)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.mount.mounts import NEEDS
+
+pytestmark = [*NEEDS, pytest.mark.long]
+
+SECONDS = "40"
+SEED = "7"
+
+
+@pytest.mark.req("WS-22", "WS-64", "WS-65")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["exclusive", "appending", "databases", "repositories"])
+def test_a_short_stretch(name: str) -> None:
+    command = [sys.executable, "-m", f"tests.mount.torture.{name}", "--seconds", SECONDS, "--seed", SEED]
+    done = subprocess.run([*command, "--kill-every", "8"], capture_output=True, text=True, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
