@@ -3,7 +3,7 @@
 Owns: which chunks are here, and which go when there are too many: the first that came, unless it was read since.
 Never: fetches; trusts the disk: bytes from there whose BLAKE3 is not their name are as good as absent, and are removed.
 Invariants: what was put is there at once for every thread; it reaches the disk with the next flush, and what a crash
-loses is fetched again. On disk are at most `bytes_max`, of which a flush may add FLUSH_BYTES before it takes away.
+loses is fetched again. After a flush at most `bytes_max` are on disk.
 Threads: any. `flush` runs in one thread at a time.
 
     chunks: hash -> bytes        order: number -> hash, length        numbers: hash -> number
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from struct import Struct
 from threading import Lock
 from typing import Final
@@ -26,7 +26,6 @@ from hypercluster.limits import MIB
 
 BYTES_MAX: Final = 4 * 1024 * MIB
 BYTES_MAX_LEAST: Final = 64 * MIB
-FLUSH_BYTES: Final = 8 * MIB  # more than this waiting, and `put` says that a flush is due
 MEMORY_BYTES: Final = 32 * MIB
 RECALLED_MAX: Final = 65_536  # hashes read since they came, so that they get a second turn
 
@@ -50,6 +49,7 @@ class ChunkCache:
         self._memory: OrderedDict[bytes, bytes] = OrderedDict()
         self._memory_bytes = 0
         self._recalled: set[bytes] = set()
+        self._told: Callable[[], None] | None = None
         os.makedirs(path, exist_ok=True)
         # Freed pages are used again, so the file does not grow much past its content.
         try:
@@ -70,6 +70,16 @@ class ChunkCache:
         return number, total
 
     # --- looking ------------------------------------------------------------------------------------
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What is only in memory, and grows until the next flush."""
+        return self._pending_bytes
+
+    @property
+    def room_bytes(self) -> int:
+        """What can be put before something has to go."""
+        return self._bytes_max - self.bytes_total - self._pending_bytes
 
     def has(self, chunk_hash: bytes) -> bool:
         if chunk_hash in self._pending or chunk_hash in self._flushing:
@@ -112,14 +122,19 @@ class ChunkCache:
 
     # --- changing -----------------------------------------------------------------------------------
 
-    def put(self, chunks: Mapping[bytes, bytes]) -> bool:
-        """Chunks whose hashes the caller has checked, or made. True: so much waits that a flush is due."""
+    def on_put(self, told: Callable[[], None]) -> None:
+        """`told` is called after a put, by the thread that puts: something waits to be flushed."""
+        self._told = told
+
+    def put(self, chunks: Mapping[bytes, bytes]) -> None:
+        """Chunks whose hashes the caller has checked, or made."""
         with self._lock:
             for chunk_hash, content in chunks.items():
                 if chunk_hash not in self._pending:
                     self._pending[chunk_hash] = content
                     self._pending_bytes += len(content)
-            return self._pending_bytes >= FLUSH_BYTES
+        if chunks and self._told is not None:
+            self._told()
 
     def lacking(self, hashes: Iterable[bytes]) -> list[bytes]:
         """Those that are not here, each once."""

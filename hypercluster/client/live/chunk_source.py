@@ -17,9 +17,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from hypercluster.client.content import ChunkDoor
 from hypercluster.client.live.chunk_cache import ChunkCache
 from hypercluster.errors import HyperClusterError, check
+from hypercluster.limits import MIB
 
 GROUP_CHUNKS = 64  # 4 MiB at most
 GROUPS_MAX = 4
+WAITING_BYTES_MAX = 64 * MIB
 READ_S = 30.0  # how long a read waits for its bytes
 
 
@@ -41,6 +43,7 @@ class ChunkSource:
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._room = asyncio.Semaphore(GROUPS_MAX)
+        self.flushed = asyncio.Event()  # set whenever the cache has been flushed
         self._on_their_way: dict[bytes, asyncio.Task[set[bytes]]] = {}
 
     async def bring(self, hashes: Iterable[bytes]) -> set[bytes]:
@@ -69,6 +72,9 @@ class ChunkSource:
 
     async def _bring_group(self, group: list[bytes]) -> set[bytes]:
         async with self._room:
+            while self._cache.waiting_bytes > WAITING_BYTES_MAX:  # a slow disk slows what is fetched
+                self.flushed.clear()
+                await self.flushed.wait()
             found = await self._door.fetch_present(group)
         self._cache.put(found)
         return {chunk_hash for chunk_hash in group if chunk_hash not in found}

@@ -20,6 +20,7 @@ from functools import partial
 from hypercluster.client.live.ahead import Ahead
 from hypercluster.client.live.chunk_cache import ChunkCache
 from hypercluster.client.live.chunk_source import ChunkSource
+from hypercluster.client.live.filling import Filler
 from hypercluster.client.live.inbox import Inbox, Item
 from hypercluster.client.live.ports import Applied, Process
 from hypercluster.client.live.publishing import Publishing
@@ -57,6 +58,7 @@ class Follower:
         self._nodes = nodes
         self._shelf = shelf
         self._cache = cache
+        self._source = source
         self._publishing = publishing
         self._owner = owner
         self._disk = disk
@@ -65,9 +67,12 @@ class Follower:
         self._came = asyncio.Event()  # something may be ready to be applied
         self._left = asyncio.Event()  # the inbox may have room
         self._ahead = Ahead(cache, source, confirmed_index, self._came.set)
+        self._filler = Filler(cache, source)
+        self._came_whole = asyncio.Event()  # a tree whose content may not be here
         self._watching: asyncio.Task[None] | None = None
         self._next_node = int.from_bytes(os.urandom(2), "big")
         self._unflushed = asyncio.Event()
+        cache.on_put(self._unflushed.set)
         self._cleared = asyncio.Event()
         self.has_tree = asyncio.Event()
         self.state = WorkerState.STARTING
@@ -101,6 +106,7 @@ class Follower:
             group.create_task(self._apply_loop())
             group.create_task(self._flush_loop())
             group.create_task(self._follow())
+            group.create_task(self._fill_loop())
 
     async def close(self) -> None:
         """After `run` has ended."""
@@ -116,6 +122,7 @@ class Follower:
         self._replica = replica
         self._inbox = Inbox(replica.log_index)
         self.cluster_index = max(self.cluster_index, replica.log_index)
+        self._came_whole.set()
         self.has_tree.set()
 
     def _stop(self, failure: Failure) -> None:
@@ -293,6 +300,14 @@ class Follower:
             self._unflushed.set()
         self._stop(failure)
 
+    # --- content of a snapshot ----------------------------------------------------------------------
+
+    async def _fill_loop(self) -> None:
+        while True:
+            await self._came_whole.wait()
+            self._came_whole.clear()
+            await self._filler.fill(self.replica)
+
     # --- disk ---------------------------------------------------------------------------------------
 
     async def _flush_loop(self) -> None:
@@ -303,6 +318,7 @@ class Follower:
                 await self._disk(self._flush)
             except OSError as error:
                 self._stop_for_now(error)
+            self._source.flushed.set()
             if self._replica is None or self._replica.store.unflushed < FLUSH_SOONER_CHANGES:
                 await asyncio.sleep(FLUSH_EVERY_S)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import random
 import threading
@@ -12,6 +13,7 @@ import pytest
 from blake3 import blake3
 
 from hypercluster.client.live import chunk_cache, replica
+from hypercluster.client.live.live_tree import LiveSettings
 from hypercluster.client.live.ports import ROOT_ID, Applied, Process, Recall
 from hypercluster.errors import MalformedError, NoQuorumError
 from hypercluster.pb.v1 import command_pb2
@@ -34,6 +36,7 @@ from tests.unit.client.live.trees import (
     write,
 )
 from tests.unit.workspace import ops
+from tests.unit.workspace.site import Site
 
 OTHER = Process(1, 12345)
 
@@ -263,6 +266,50 @@ async def test_content_that_left_the_cache_is_fetched(tmp_path: Path, monkeypatc
         assert node.fetched
 
 
+def with_files(count: int, size: int) -> tuple[Site, dict[bytes, bytes]]:
+    """A site with files of one chunk each, and what each holds."""
+    site, contents = founded(), dict[bytes, bytes]()
+    for number in range(count):
+        inode_id, content = site.file(b"%d" % number), random.Random(number).randbytes(size)
+        site.done(ops.chunk_put(content))
+        site.done(ops.write_pieces(inode_id, 0, [(blake3(content).digest(), 0, size)]))
+        contents[inode_id] = content
+    return site, contents
+
+
+async def test_content_of_a_snapshot_comes_before_it_is_asked_for(tmp_path: Path) -> None:
+    site, contents = with_files(120, 9_000)
+    async with SiteNode(site) as node:
+        async with following(node, tmp_path / "a") as tree:
+            await eventually(lambda: len(set(node.fetched)) == 120, "everything is fetched")
+            await eventually(lambda: tree.status().chunk_bytes == 120 * 9_000, "and on disk")
+            node.absent = set(site.chunks)
+            for inode_id, content in contents.items():
+                assert await read(tree, inode_id) == content
+        node.fetched.clear()
+        async with following(node, tmp_path / "a") as tree:
+            await asyncio.wait_for(tree.barrier(), 20)
+        assert node.fetched == []
+
+
+async def test_content_of_a_snapshot_pushes_nothing_out(tmp_path: Path) -> None:
+    site, contents = with_files(200, 60_000)
+    async with SiteNode(site) as node:
+        shelf = chunk_cache.ChunkCache(str(tmp_path / "a" / "chunks"), 1 << 26)
+        other = random.Random(0).randbytes(65_536)
+        for number in range(960):  # 60 of 64 MiB
+            content = other[:-4] + number.to_bytes(4, "big")
+            shelf.put({blake3(content).digest(): content})
+        shelf.flush()
+        before = shelf.bytes_total
+        shelf.close()
+        async with following(node, tmp_path / "a", settings=LiveSettings(cache_bytes=1 << 26)) as tree:
+            first = next(iter(contents))
+            assert await read(tree, first) == contents[first]
+            await never(lambda: len(set(node.fetched)) > 70, "more is fetched than there is room for", 0.3)
+            assert tree.status().chunk_bytes >= before
+
+
 async def test_content_that_is_gone_everywhere_is_waited_out(tmp_path: Path) -> None:
     """The chunk was overwritten and collected while this worker was behind: the read finds the later content."""
     site = founded()
@@ -271,19 +318,35 @@ async def test_content_that_is_gone_everywhere_is_waited_out(tmp_path: Path) -> 
     site.done(ops.chunk_put(old))
     old_hash, new_hash = blake3(old).digest(), blake3(new).digest()
     site.done(ops.write_pieces(inode_id, 0, [(old_hash, 0, len(old))]))
-    async with SiteNode(site) as node, following(node, tmp_path / "a") as tree:
-        assert tree.view.node(inode_id).size == len(old)  # from a snapshot: no content was fetched
-        assert node.fetched == []
+    async with SiteNode(site) as node, contextlib.AsyncExitStack() as stack:
         node.absent = {old_hash}
         node.spoiled = {new_hash}
+        tree = await stack.enter_async_context(following(node, tmp_path / "a"))
+        assert tree.view.node(inode_id).size == len(old)
         site.done(ops.chunk_put(new))
         site.done(ops.write_pieces(inode_id, 0, [(new_hash, 0, len(new))]))
         await node.tell()
         reading = asyncio.create_task(read(tree, inode_id))
-        await eventually(lambda: old_hash in node.fetched, "the old content is asked for")
+        await eventually(lambda: {old_hash, new_hash} <= set(node.fetched), "both are asked for")
         assert not reading.done()
         node.spoiled = set()
         assert await asyncio.wait_for(reading, 30) == new
+
+
+async def test_an_operation_whose_content_is_gone_is_passed(tmp_path: Path) -> None:
+    """It was overwritten and collected before this worker heard of it."""
+    site = founded()
+    async with SiteNode(site) as node, following(node, tmp_path / "a") as tree:
+        inode_id = site.file(b"f")
+        old = b"old" * 5_000
+        site.done(ops.chunk_put(old))
+        site.done(ops.write_pieces(inode_id, 0, [(blake3(old).digest(), 0, len(old))]))
+        site.done(ops.write(inode_id, 0, b"n" * 8_000))
+        site.done(ops.truncate(inode_id, 8_000))
+        node.absent = {blake3(old).digest()}
+        await node.tell()
+        await asyncio.wait_for(tree.barrier(), 30)
+        assert await read(tree, inode_id) == b"n" * 8_000
 
 
 async def test_reads_answer_from_every_thread_while_much_is_applied(tmp_path: Path) -> None:
@@ -482,8 +545,6 @@ async def test_one_process_has_a_state_directory_and_one_workspace_its_tree(tmp_
 
 
 async def test_a_snapshot_that_does_not_add_up_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hypercluster.client.live.live_tree import LiveSettings
-
     site = founded()
     site.file(b"f")
     async with SiteNode(site) as node:
