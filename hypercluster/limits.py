@@ -92,12 +92,17 @@ REAP_A_COMMAND_MAX: Final = 100
 RESERVATION_PATTERN_BYTES_MAX: Final = 1 * KIB
 RESERVATION_TTL_MS: Final = (1_000, 24 * 3600 * 1000)
 RESERVATIONS_MAX: Final = 256  # alive in one workspace
+RESERVATION_IDS_MAX: Final = 4  # named by one operation
+PATTERN_WILDCARDS_MAX: Final = 16  # of one reservation's pattern
+PATH_BYTES_MAX: Final = 4_096
+NAMES_OF_INODE_KEPT: Final = 8  # by which the path of an inode is found
 HAZARD_WINDOW_OPS: Final = 256
 LOCAL_PATTERNS_BYTES_MAX: Final = 16 * KIB
 
 # Retention (WS-53, WS-54).
 SNAPSHOT_EVERY_S: Final = 300
 SNAPSHOTS_KEPT: Final = 864
+SNAPSHOT_EVERY_S_MAX: Final = 30 * 24 * 3600
 SNAPSHOTS_MAX: Final = 4_096  # of one workspace, whatever the setting says
 REPLAY_WINDOW_MS: Final = 600_000  # WS-52: a gap inside both is closed from the log
 REPLAY_WINDOW_OPS: Final = 2_000_000

@@ -30,6 +30,7 @@ from hypercluster.limits import (
     WRITE_BYTES_MAX,
     WRITE_EXTENTS_MAX,
 )
+from hypercluster.log.claim_admission import check_open_leases, check_reap, check_reservation_ids
 from hypercluster.log.coordination_admission import check_abandon, check_coordination, check_guards, check_lock_steps
 from hypercluster.log.field_checks import HASH_BYTES, ID_BYTES, NUMBER_MAX
 from hypercluster.log.field_checks import exactly as _exactly
@@ -166,6 +167,8 @@ def _check_file(file: FileCommand, where: str) -> None:
         raise MalformedError(f"{where} holds no operation")
     if file.guards:
         check_guards(file.guards, f"{where}.guards")
+    if file.reservation_ids:
+        check_reservation_ids(file.reservation_ids, f"{where}.reservation_ids")
     where = f"{where}.{kind}"
     op = getattr(file, kind)
     match kind:
@@ -231,5 +234,9 @@ def _check_maintenance(command: Command, where: str) -> None:
                 _exactly(f"{where}.chunk_collect.hashes[{number}]", chunk_hash, HASH_BYTES)
         case "lock_steps":
             check_lock_steps(command.maintenance.lock_steps, f"{where}.lock_steps")
+        case "open_lease_changes":
+            check_open_leases(command.maintenance.open_lease_changes, f"{where}.open_lease_changes")
+        case "reap":
+            check_reap(command.maintenance.reap, f"{where}.reap")
         case _:
             raise MalformedError(f"{where} holds no command")

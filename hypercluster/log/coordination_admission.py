@@ -1,6 +1,7 @@
 """What the leader turns away of commands about locks, of guards and of abandons, by a look at their own bytes (D-3).
 
-Owns: the checks of LockAcquire, LockRelease, LockReclaim, LockSteps, Guard and Abandon.
+Owns: the checks of LockAcquire, LockRelease, LockReclaim, LockSteps, Guard and Abandon, and the way to those of
+claim_admission.py.
 Never: a look at replicated state: whether an inode exists, a token is good or a queue is full is for apply to say.
 Invariants: the only errors are MalformedError and TooLargeError, and each names the field and the limit.
 """
@@ -12,6 +13,7 @@ from typing import Final
 
 from hypercluster.errors import MalformedError, TooLargeError
 from hypercluster.limits import GUARDS_MAX, LOCK_NAME_BYTES_MAX, LOCK_PERMITS_MAX, LOCK_STEPS_MAX, LOCK_WAIT_MS_MAX
+from hypercluster.log.claim_admission import check_reserve, check_unreserve, check_workspace_set
 from hypercluster.log.field_checks import ID_BYTES, NUMBER_MAX, between, exactly, sized
 from hypercluster.pb.v1 import coordination_command_pb2 as pb
 
@@ -36,6 +38,12 @@ def check_coordination(command: pb.CoordinationCommand, where: str) -> None:
         case "lock_reclaim":
             _lock_id(f"{where}.lock_id", command.lock_reclaim.lock_id)
             between(f"{where}.token", command.lock_reclaim.token, 1, "NUMBER_MAX", NUMBER_MAX)
+        case "reserve":
+            check_reserve(command.reserve, where)
+        case "unreserve":
+            check_unreserve(command.unreserve, where)
+        case "workspace_set":
+            check_workspace_set(command.workspace_set, where)
         case _:
             raise MalformedError(f"{where} is no command")
 

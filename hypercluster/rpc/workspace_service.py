@@ -168,9 +168,9 @@ class WorkspaceService:
     async def proof(self, request: pb.ProofRequest, call: Call) -> pb.ProofResponse:
         """Any node proves its own applied tree: what a proof says rests on its hashes, not on who made it."""
         names = queries.path_names(request.path)
-        if len(request.path) > queries.PATH_BYTES_MAX or len(names) > limits.PROOF_NAMES_MAX:
+        if len(request.path) > limits.PATH_BYTES_MAX or len(names) > limits.PROOF_NAMES_MAX:
             raise MalformedError(
-                f"path: {len(request.path)} bytes and {len(names)} names, at most {queries.PATH_BYTES_MAX} and "
+                f"path: {len(request.path)} bytes and {len(names)} names, at most {limits.PATH_BYTES_MAX} and "
                 f"PROOF_NAMES_MAX, {limits.PROOF_NAMES_MAX}"
             )
         point = await self._reads.point(wish_of(request.read), call.timeout_s)

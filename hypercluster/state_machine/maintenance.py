@@ -14,7 +14,14 @@ from hypercluster.state_machine.context import OpContext
 from hypercluster.state_machine.coordination.steps import judge_steps
 from hypercluster.state_machine.lanes import Lanes
 from hypercluster.state_machine.outcome import BAD_OP_TYPE, OK, PRECONDITION_FAILED, HubOutcome
-from hypercluster.state_machine.workspace import collect_chunks, drop_snapshot, mark_snapshot, trim_log
+from hypercluster.state_machine.workspace import (
+    collect_chunks,
+    drop_snapshot,
+    judge_open_leases,
+    judge_reap,
+    mark_snapshot,
+    trim_log,
+)
 from hypercluster.values import ClientId, Index
 
 
@@ -29,6 +36,10 @@ def judge_maintenance(ctx: OpContext, lanes: Lanes, command: MaintenanceCommand)
         case "trim_oplog":
             trim = command.trim_oplog
             return HubOutcome(OK, trim_log(ctx.overlay, trim.workspace_id, trim.below_log_index))
+        case "open_lease_changes":
+            return judge_open_leases(ctx, command.open_lease_changes)
+        case "reap":
+            return judge_reap(ctx, command.reap)
         case "snapshot_mark":
             return mark_snapshot(ctx, command.snapshot_mark)
         case "snapshot_drop":

@@ -51,7 +51,7 @@ def orphans_stay_in_the_tree(patch: pytest.MonkeyPatch) -> None:
 
 
 def removed_entries_stay_in_the_root(patch: pytest.MonkeyPatch) -> None:
-    def delete(self: turn.Turn, directory: bytes, name: bytes) -> None:
+    def delete(self: turn.Turn, directory: bytes, name: bytes, inode: records.Inode) -> None:
         self.remove(self.header.workspace_id + records.ENTRY + directory + name)
 
     patch.setattr(turn.Turn, "delete_entry", delete)
@@ -121,7 +121,11 @@ def the_log_has_no_roots(patch: pytest.MonkeyPatch) -> None:
     import dataclasses
 
     real = oplog.encode_log_record
-    patch.setattr(judging, "encode_log_record", lambda ctx, out: real(ctx, dataclasses.replace(out, root=bytes(32))))
+    patch.setattr(
+        judging,
+        "encode_log_record",
+        lambda ctx, out, reserved: real(ctx, dataclasses.replace(out, root=bytes(32)), reserved),
+    )
 
 
 def a_base_index_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:

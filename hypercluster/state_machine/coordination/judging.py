@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from hypercluster.pb.v1.coordination_command_pb2 import CoordinationCommand
 from hypercluster.state_machine.context import OpContext
-from hypercluster.state_machine.coordination import locks
+from hypercluster.state_machine.coordination import claiming, locks
 from hypercluster.state_machine.outcome import BAD_OP_TYPE, NO_WORKSPACE, FileOutcome
 from hypercluster.state_machine.workspace import find_workspace
 
@@ -20,6 +20,9 @@ _JUDGES: Final[dict[str, Callable[[OpContext, bytes, Any], FileOutcome]]] = {
     "lock_acquire": locks.acquire,
     "lock_release": locks.release,
     "lock_reclaim": locks.reclaim,
+    "reserve": claiming.reserve,
+    "unreserve": claiming.unreserve,
+    "workspace_set": claiming.workspace_set,
 }
 
 _NO_WORKSPACE: Final = FileOutcome(reason=NO_WORKSPACE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from hypercluster.state_machine.workspace.judging import find_workspace, judge
 from hypercluster.state_machine.workspace.oplog import flush_log, trim_log
+from hypercluster.state_machine.workspace.reaping import judge_open_leases, judge_reap
 from hypercluster.state_machine.workspace.replaying import ReplayEffects, replay, take_replayed
 from hypercluster.state_machine.workspace.retention import collect_chunks
 from hypercluster.state_machine.workspace.snapshots import drop_snapshot, mark_snapshot
@@ -19,6 +20,8 @@ __all__ = [
     "find_workspace",
     "flush_log",
     "judge",
+    "judge_open_leases",
+    "judge_reap",
     "mark_snapshot",
     "replay",
     "take_replayed",

@@ -30,9 +30,11 @@ from hypercluster.state_machine.outcome import (
 from hypercluster.state_machine.store import Family
 from hypercluster.state_machine.workspace import attributes, names, renaming, writing
 from hypercluster.state_machine.workspace.chunks import sender_id
+from hypercluster.state_machine.workspace.claims import Coverage, judge_claims, open_claims
 from hypercluster.state_machine.workspace.errnos import EACCES, EDQUOT, EINVAL, refused
 from hypercluster.state_machine.workspace.hazards import hazard_event, judge_hazard
 from hypercluster.state_machine.workspace.oplog import encode_log_record
+from hypercluster.state_machine.workspace.paths import best_path
 from hypercluster.state_machine.workspace.records import (
     KIND_DIRECTORY,
     PERMISSION_BITS,
@@ -98,18 +100,26 @@ def find_workspace(ctx: OpContext) -> OpenWorkspace | None:
 
 
 def _judge_file(ctx: OpContext, workspace: OpenWorkspace, command: FileCommand) -> FileOutcome:
+    claims = workspace.claims or open_claims(ctx.overlay, workspace)
+    reserved = False
+    if claims.may_matter(ctx.stamp_ns):
+        coverage = judge_claims(ctx, claims, workspace.header.workspace_id, command)
+        if coverage is Coverage.DENIED:
+            return refused(EACCES)
+        reserved = coverage is Coverage.RESERVED
     turn = Turn(ctx.overlay, workspace, ctx.stamp_ns, None, ctx.effects.chunks, ctx)
     refusal = _judge_guards(turn, command) if command.guards else None
     if refusal is None:
         refusal = carry_out(turn, command)
     if refusal is not None:
         return refusal
-    hazard = judge_hazard(ctx, turn, command)
+    hazard = None if reserved else judge_hazard(ctx, turn, command)
     root = turn.commit()
     outcome = _accepted(turn, root, None if hazard is None else hazard.found)
-    record = encode_log_record(ctx, outcome)
+    record = encode_log_record(ctx, outcome, reserved)
     if hazard is not None:
-        ctx.effects.events.append((workspace.header.workspace_id, hazard_event(ctx, outcome, hazard)))
+        path = best_path(ctx.overlay, workspace.header.workspace_id, outcome.inode_id)
+        ctx.effects.events.append((workspace.header.workspace_id, hazard_event(ctx, outcome, hazard, path)))
     records = ctx.effects.log_records.get(workspace.header.workspace_id)
     if records is None:
         ctx.effects.log_records[workspace.header.workspace_id] = [record]

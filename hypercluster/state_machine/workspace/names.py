@@ -236,7 +236,7 @@ def rmdir(turn: Turn, op: Rmdir) -> FileOutcome | None:
 
 def remove_name(turn: Turn, directory: Inode, name: bytes, inode: Inode) -> None:
     """Takes the entry away, and the inode out of the tree if it was its last."""
-    turn.delete_entry(directory.inode_id, name)
+    turn.delete_entry(directory.inode_id, name, inode)
     drop_link(turn, inode)
     change_directory(turn, directory, -1, -1 if inode.kind == KIND_DIRECTORY else 0)
 

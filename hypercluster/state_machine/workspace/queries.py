@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
 
+from hypercluster.limits import PATH_BYTES_MAX
 from hypercluster.state_machine import versions
 from hypercluster.state_machine.store import Family, Reader
 from hypercluster.state_machine.workspace.attributes import read_table, value_key
@@ -39,8 +39,6 @@ from hypercluster.state_machine.workspace.records import (
     prefix_end,
 )
 from hypercluster.values import Index, Scope
-
-PATH_BYTES_MAX: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Content pages nothing refers to any more, emptied a few at a time by later commands (D-4).
 
 A truncation or an overwrite cuts off whole subtrees of pages without visiting them: their tops are put into this
-queue. Every accepted operation of the workspace takes PAGES_A_COMMAND pages from its front: a page of extents ends
+queue. Every accepted operation of the workspace takes PAGES_A_COMMAND pages from its front, and a reap of orphans
+(reaping.py) some more: a page of extents ends
 the references of its chunks, an inner page puts its children at the end of the queue; the page is then deleted.
 Records: (workspace, R, number) -> inode id, page, extents below it. The header holds both ends of the queue.
 Invariants: a page in the queue is referred to by nothing; its chunks count as referenced until it is emptied; how far
@@ -39,10 +40,14 @@ def queue_pages(overlay: Overlay, header: Header, inode_id: bytes, dropped: Iter
 
 
 def reclaim_pages(
-    overlay: Overlay, header: Header, chunk_delta: Callable[[bytes, int], None], remove: Callable[[bytes], None]
+    overlay: Overlay,
+    header: Header,
+    chunk_delta: Callable[[bytes, int], None],
+    remove: Callable[[bytes], None],
+    pages_max: int = PAGES_A_COMMAND,
 ) -> None:
     """Empties the pages at the front of the queue."""
-    for _ in range(min(PAGES_A_COMMAND, header.reclaim_next - header.reclaim_first)):
+    for _ in range(min(pages_max, header.reclaim_next - header.reclaim_first)):
         place = numbered_key(header.workspace_id, RECLAIM, header.reclaim_first)
         waiting = overlay.get(Family.TREE, place)
         check(waiting is not None, "the reclaim queue has no gaps")

@@ -114,9 +114,10 @@ def _kinds_errno(source: Inode, target: Inode, inode: Inode, replaced: Inode | N
 
 def _move(turn: Turn, op: Rename, source: Inode, target: Inode, inode: Inode, replaced: Inode | None) -> None:
     directories = 1 if inode.kind == KIND_DIRECTORY else 0
-    turn.delete_entry(source.inode_id, op.source.name)
+    turn.delete_entry(source.inode_id, op.source.name, inode)
     change_directory(turn, source, -1, -directories)
     if replaced is not None:
+        turn.lose_name(target.inode_id, op.target.name, replaced)
         drop_link(turn, replaced)
         change_directory(turn, target, -1, -directories)
     turn.put_entry(target.inode_id, op.target.name, inode)

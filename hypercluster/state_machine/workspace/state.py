@@ -18,6 +18,7 @@ from hypercluster.state_machine.workspace.merkle import MerkleTree
 from hypercluster.state_machine.workspace.records import Header, decode_header, header_key
 
 if TYPE_CHECKING:
+    from hypercluster.state_machine.coordination.reservations import Claims
     from hypercluster.state_machine.workspace.hazards import HazardWindow
 
 _DERIVED = "workspace"
@@ -27,13 +28,14 @@ _ACCOUNTS = "workspace accounts"
 class OpenWorkspace:
     """One workspace while its commands are judged."""
 
-    __slots__ = ("changed", "header", "ledger", "tree", "window")
+    __slots__ = ("changed", "claims", "header", "ledger", "tree", "window")
 
     def __init__(self, overlay: Overlay, header: Header) -> None:
         self.header = header
         self.tree = MerkleTree(overlay, header.workspace_id, header.leaf_count, header.root)
         self.ledger = ChunkLedger(overlay, header, _account_of(overlay, header.org))
         self.changed = False
+        self.claims: Claims | None = None  # read when an operation first asks
         self.window: HazardWindow | None = None  # read from the op log when an operation needs it
 
 

@@ -27,6 +27,7 @@ from hypercluster.state_machine.workspace.leaves import (
     inode_leaf_hash,
     inode_leaf_key,
 )
+from hypercluster.state_machine.workspace.paths import forget_names, keep_name, lose_name
 from hypercluster.state_machine.workspace.reclaim import queue_pages, reclaim_pages
 from hypercluster.state_machine.workspace.records import (
     ENTRY,
@@ -129,6 +130,10 @@ class Turn:
         record = self.overlay.get(Family.TREE, self.header.workspace_id + ENTRY + directory + name)
         return None if record is None else self.inode(record[PLACE_BYTES : PLACE_BYTES + 16])
 
+    def forget(self, inode_id: bytes) -> None:
+        """The inode's record is gone."""
+        self._inodes[inode_id] = None
+
     # --- changing ---------------------------------------------------------------------------------
 
     def touch(self, inode: Inode) -> None:
@@ -155,10 +160,18 @@ class Turn:
         body = inode.inode_id + bytes((inode.kind,))
         self.store(self.header.workspace_id + ENTRY + directory + name, body)
         self._leaves[entry_leaf_key(directory, name)] = entry_leaf_hash(directory, name, body)
+        if self._context is not None:
+            keep_name(self.overlay, self.header.workspace_id, inode, directory, name)
 
-    def delete_entry(self, directory: bytes, name: bytes) -> None:
+    def delete_entry(self, directory: bytes, name: bytes, inode: Inode) -> None:
         self.remove(self.header.workspace_id + ENTRY + directory + name)
         self._leaves[entry_leaf_key(directory, name)] = None
+        self.lose_name(directory, name, inode)
+
+    def lose_name(self, directory: bytes, name: bytes, inode: Inode) -> None:
+        """The inode is about to lose a name, by the deletion of its entry or by another inode that takes it over."""
+        if self._context is not None:
+            lose_name(self.overlay, self.header.workspace_id, inode, directory, name)
 
     def store(self, key: bytes, body: bytes, *, given_once: bool = False) -> None:
         """A tree record with versions. `given_once`: a key of this kind is not used again once it was removed."""
@@ -224,18 +237,22 @@ class Turn:
         if header.reclaim_first < header.reclaim_next:
             reclaim_pages(self.overlay, header, self.count_chunk, self.remove)
         if self._context is not None:
-            ledger = self.workspace.ledger
-            for chunk_hash, change in self._chunk_delta.items():
-                length = self._added.get(chunk_hash, 0)
-                if change or length:
-                    presence = self.presence(chunk_hash)
-                    ledger.settle(chunk_hash, presence, change, length, self.stamp_ns, self.log_index)
+            self.settle_chunks()
             header.raft_index = self._context.index
         header.log_index = self.log_index
         self.workspace.changed = True
         if not self._leaves:
             return self.workspace.tree.root_hash
         return self.workspace.tree.update(list(self._leaves.items()))
+
+    def settle_chunks(self) -> None:
+        """Writes the references that were made and ended."""
+        ledger = self.workspace.ledger
+        for chunk_hash, change in self._chunk_delta.items():
+            length = self._added.get(chunk_hash, 0)
+            if change or length:
+                presence = self.presence(chunk_hash)
+                ledger.settle(chunk_hash, presence, change, length, self.stamp_ns, self.log_index)
 
     def _store_inode(self, inode: Inode, body: bytes) -> None:
         key = self.header.workspace_id + INODE + inode.inode_id
@@ -257,3 +274,4 @@ class Turn:
         self.header.mapped_bytes -= inode.mapped_bytes
         if self._context is not None:
             self.workspace.ledger.account.charge(0, 0, -1)
+            forget_names(self.overlay, self.header.workspace_id, inode.inode_id)

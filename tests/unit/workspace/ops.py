@@ -7,6 +7,7 @@ from typing import Any
 from blake3 import blake3
 
 from hypercluster.pb.v1.command_pb2 import Command
+from hypercluster.pb.v1.coordination_command_pb2 import CoordinationCommand, Reserve, Unreserve, WorkspaceSet
 from hypercluster.pb.v1.workspace_command_pb2 import (
     XATTR_FLAG_ANY,
     Chmod,
@@ -38,6 +39,33 @@ Piece = tuple[bytes, int, int]  # hash, offset in the chunk, length
 
 def _file(extra: dict[str, int], **op: Any) -> Command:
     return Command(file=FileCommand(**op, **extra))
+
+
+def _coordination(**kind: Any) -> Command:
+    return Command(coordination=CoordinationCommand(**kind))
+
+
+def reserve(pattern: bytes, exclusive: bool = True, ttl_ms: int = 10_000) -> Command:
+    return _coordination(reserve=Reserve(pattern=pattern, exclusive=exclusive, ttl_ms=ttl_ms))
+
+
+def renew(reservation_id: int, ttl_ms: int = 10_000, pattern: bytes = b"", exclusive: bool = False) -> Command:
+    op = Reserve(reservation_id=reservation_id, ttl_ms=ttl_ms, pattern=pattern, exclusive=exclusive)
+    return _coordination(reserve=op)
+
+
+def unreserve(reservation_id: int) -> Command:
+    return _coordination(unreserve=Unreserve(reservation_id=reservation_id))
+
+
+def workspace_set(**fields: Any) -> Command:
+    return _coordination(workspace_set=WorkspaceSet(**fields))
+
+
+def under(command: Command, *reservation_ids: int) -> Command:
+    """The file command, naming reservations of its writer."""
+    command.file.reservation_ids.extend(reservation_ids)
+    return command
 
 
 def place(directory: bytes, name: bytes) -> Place:

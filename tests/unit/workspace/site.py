@@ -16,6 +16,7 @@ from hypercluster.pb.v1.workspace_command_pb2 import LogBatch
 from hypercluster.state_machine import versions
 from hypercluster.state_machine.context import Effects, OpContext
 from hypercluster.state_machine.coordination.events import CoordinationEvent
+from hypercluster.state_machine.coordination.judging import judge_coordination
 from hypercluster.state_machine.lanes import Lanes
 from hypercluster.state_machine.maintenance import judge_maintenance
 from hypercluster.state_machine.outcome import FileOutcome, HubOutcome, MarkedSnapshot
@@ -115,6 +116,8 @@ class Site:
             )
             if command.HasField("maintenance"):
                 self.upkeep.append(judge_maintenance(context, Lanes(self.store), command.maintenance))
+            elif command.HasField("coordination"):
+                outcomes.append(judge_coordination(context, command.coordination))
             else:
                 outcomes.append(judge(context, command))
         batches = flush_log(self.overlay, effects)

@@ -44,7 +44,9 @@ def test_a_hazard_stands_in_the_answer_the_op_log_and_the_event(site: Site) -> N
     assert first.hazard is None
     assert second.hazard == HazardFound(OVERLAPPING_WRITE, first.log_index)
     assert site.events == [
-        HazardEvent(OVERLAPPING_WRITE, first.log_index, second.log_index, inode_id, "host-2", "bob", "host-1", "ann")
+        HazardEvent(
+            OVERLAPPING_WRITE, first.log_index, second.log_index, inode_id, "host-2", "bob", "host-1", "ann", b"a"
+        )
     ]
     record = LogBatch.FromString(site.batches[-1]).records[0]
     assert (record.hazard.kind, record.hazard.conflicting_log_index) == (OVERLAPPING_WRITE, first.log_index)
