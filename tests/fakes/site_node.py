@@ -13,7 +13,15 @@ from typing import Any
 
 import grpc
 
-from hypercluster.pb.v1 import cluster_pb2, cluster_pb2_grpc, command_pb2, command_pb2_grpc, workspace_pb2_grpc
+from hypercluster.pb.v1 import (
+    cluster_pb2,
+    cluster_pb2_grpc,
+    command_pb2,
+    command_pb2_grpc,
+    coordination_pb2,
+    coordination_pb2_grpc,
+    workspace_pb2_grpc,
+)
 from hypercluster.pb.v1 import workspace_pb2 as pb
 from hypercluster.pb.v1.workspace_command_pb2 import FileAck, LogBatch
 from hypercluster.rpc.acks import file_ack
@@ -30,6 +38,7 @@ class SiteNode(
     workspace_pb2_grpc.WorkspaceServiceServicer,
     cluster_pb2_grpc.ClusterServiceServicer,
     command_pb2_grpc.CommandServiceServicer,
+    coordination_pb2_grpc.CoordinationServiceServicer,
 ):
     """Use it as an async context manager."""
 
@@ -48,6 +57,7 @@ class SiteNode(
         self.seen: list[command_pb2.Submit] = []
         self.fetched: list[bytes] = []
         self.watches = 0
+        self.opens: list[set[bytes]] = []  # each report of what is held open
         self.sessions: list[pb.WorkerApplied] = []
         self._judged: dict[tuple[bytes, int], tuple[int, FileAck]] = {}
         self._changed = asyncio.Condition()
@@ -55,6 +65,7 @@ class SiteNode(
         workspace_pb2_grpc.add_WorkspaceServiceServicer_to_server(self, self._server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(self, self._server)
         command_pb2_grpc.add_CommandServiceServicer_to_server(self, self._server)
+        coordination_pb2_grpc.add_CoordinationServiceServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
     async def __aenter__(self) -> SiteNode:
@@ -130,6 +141,13 @@ class SiteNode(
         return pb.BarrierResponse(
             workspace=pb.WorkspaceSummary(log_index=header.log_index, root=header.root, inode_count=header.inode_count)
         )
+
+    async def Renew(self, request: coordination_pb2.RenewRequest, context: Call) -> coordination_pb2.RenewResponse:
+        if not self.leads:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "no quorum")
+        if request.with_opens:
+            self.opens.append(set(request.open_inodes))
+        return coordination_pb2.RenewResponse()
 
     async def ChunkNeed(self, request: pb.ChunkNeedRequest, context: Call) -> pb.ChunkNeedResponse:
         return pb.ChunkNeedResponse(missing=[h for h in request.hashes if h not in self.site.chunks])

@@ -26,6 +26,7 @@ from hypercluster.client.live.chunk_cache import BYTES_MAX, ChunkCache
 from hypercluster.client.live.chunk_source import ChunkSource
 from hypercluster.client.live.following import Follower
 from hypercluster.client.live.mutating import Mutator
+from hypercluster.client.live.opens import Opens
 from hypercluster.client.live.ports import AppliedCallback, LiveStatus, Node, Process, Recall
 from hypercluster.client.live.process_lanes import ProcessLanes
 from hypercluster.client.live.publishing import Publishing
@@ -42,7 +43,7 @@ from hypercluster.pb.v1.workspace_command_pb2 import FileAck, FileCommand
 
 T = TypeVar("T")
 
-CONTROL_LANE = 2  # of the client: what concerns other lanes goes by one of its own
+CONTROL_LANE = 7  # of the client: what concerns other lanes goes by one of its own
 SESSION_PAUSE_S = 1.0
 
 
@@ -161,6 +162,7 @@ class LiveWorkspace:
             group.create_task(self._quorum.run())
             group.create_task(self._lanes.sweep())
             group.create_task(self._session_loop())
+            group.create_task(Opens(self._client.nodes, self._workspace_id, self.held_for).run())
 
     def _ended(self, work: asyncio.Task[None]) -> None:
         if work.cancelled() or (error := work.exception()) is None:
@@ -236,8 +238,8 @@ class LiveWorkspace:
         self._follower.replica.drop(inode_id)
 
     def held_for(self, seconds: float) -> list[bytes]:
-        """Inodes that somebody here has had open for so long (WS-44)."""
-        return self._follower.replica.held_for(seconds)
+        """Inodes that somebody here has had open for so long (WS-44), the longest first."""
+        return self._follower.replica.held_for(seconds) if self._follower.has_tree.is_set() else []
 
     def on_applied(self, callback: AppliedCallback) -> None:
         self._publishing.on_applied(callback)

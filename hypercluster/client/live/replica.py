@@ -194,7 +194,8 @@ class Replica:
         """Inodes that have been held open for so long (WS-44)."""
         since_s = time.monotonic() - seconds
         with self.lock:
-            return [inode_id for inode_id, held in self._held.items() if held.since_s <= since_s]
+            long = [(held.since_s, inode_id) for inode_id, held in self._held.items() if held.since_s <= since_s]
+        return [inode_id for _, inode_id in sorted(long)]
 
     def counts(self) -> tuple[int, int]:
         """(held, orphans)."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from hypercluster.client.live import chunk_cache, replica
+from hypercluster.client.live import chunk_cache, opens, replica
 from hypercluster.client.live.live_tree import LiveSettings
 from hypercluster.client.live.ports import ROOT_ID, Applied, Process, Recall
 from hypercluster.errors import MalformedError, NoQuorumError
@@ -417,6 +417,26 @@ async def test_a_file_without_a_name_lives_while_it_is_held(tmp_path: Path, monk
         await node.tell()
         await write(tree, other, b"z")
         assert tree.view.root == node.site.header.root
+
+
+async def test_what_is_open_for_long_is_reported_until_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opens, "LONG_S", 0.0)
+    monkeypatch.setattr(opens, "EVERY_S", 0.02)
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+        inode_id = await create(tree, b"f")
+        await never(lambda: node.opens, "nothing is open, and it is reported", 0.1)
+        tree.hold(inode_id)
+        await eventually(lambda: node.opens and node.opens[-1] == {inode_id}, "it is reported")
+        node.leads = False
+        tree.drop(inode_id)
+        reports = len(node.opens)
+        await never(lambda: len(node.opens) > reports, "a node that does not lead took a report", 0.1)
+        node.leads = True
+        await eventually(lambda: node.opens[-1] == set(), "and that it was closed")
+        reports = len(node.opens)
+        await never(lambda: len(node.opens) > reports, "nothing is open, and it is reported again", 0.1)
 
 
 # --- failures, restarts, snapshots --------------------------------------------------------------------
