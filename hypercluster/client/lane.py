@@ -253,8 +253,9 @@ class Lane:
     def _settle(self, now_ns: int, entry: Entry, settled: Settled) -> None:
         entry.done = True
         self._done_ahead += 1
-        self._out.append(settled)
-        if self._journal is not None:
+        if entry.ticket:
+            self._out.append(settled)
+        if self._journal is not None and entry.ticket:
             kind = {Verdict.OK: "ok", Verdict.UNKNOWN: "info"}.get(settled.verdict, "fail")
             self._journal.record(kind, now_ns, self.client_id, entry.seq, entry.command, settled)
         while (head := self._entries.get(self._head)) is not None and head.done:
@@ -330,7 +331,7 @@ class Lane:
         entry.seq = self._tail
         self._entries[entry.seq] = entry
         entry.basis, self._first_basis = self._first_basis, -1
-        if self._journal is not None:
+        if self._journal is not None and entry.ticket:
             self._journal.record("invoke", now_ns, self.client_id, entry.seq, entry.command, None)
 
     def _ready(self) -> int:

@@ -167,7 +167,7 @@ Instruction = Send | Settled | Redirect | SlowDown | NeedChunks
 
 @dataclass(slots=True)
 class Entry:
-    """One command that has not been settled, or was settled before an earlier one."""
+    """One command that has not been settled, or was settled before an earlier one. Ticket 0: the lane's own."""
 
     ticket: int
     seq: int

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import grpc
 
+from hypercluster.client.abandoning_lane import AbandoningLane
 from hypercluster.client.lane import Lane
 from hypercluster.client.lane_types import Intent, Journal, NeedChunks, Redirect, Send, Settled, SlowDown, Verdict
 from hypercluster.client.nodes import Nodes
@@ -162,7 +163,7 @@ class CommandStream:
 
     def open_lane(self, new_client_id: Callable[[], ClientId], resume: Intent | None = None) -> LanePort:
         settings = self._nodes.settings.lane
-        lane = Lane(new_client_id, self._rng, settings=settings, journal=self._journal, resume=resume)
+        lane = AbandoningLane(new_client_id, self._rng, settings=settings, journal=self._journal, resume=resume)
         port = LanePort(self, lane)
         if self._call is not None:
             lane.connected(time.monotonic_ns())

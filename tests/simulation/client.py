@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from hypercluster.client.lane import Lane
+from hypercluster.client.abandoning_lane import AbandoningLane
 from hypercluster.client.lane_types import LaneSettings, Redirect, Send, Settled, Verdict
 from hypercluster.pb.v1 import command_pb2 as pb
 from hypercluster.values import ClientId, NodeId
@@ -72,7 +72,7 @@ class SimClient:
         self._invariants = invariants
         self._in_flight_max = in_flight_max
         self._wake_s = wake_s
-        self._lane = Lane(
+        self._lane = AbandoningLane(
             lambda: ClientId(rng.randbytes(16)),
             rng,
             settings=LaneSettings(

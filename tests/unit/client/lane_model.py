@@ -8,7 +8,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from google.protobuf.message import DecodeError
+
 from hypercluster.pb.v1 import command_pb2 as command_pb
+from hypercluster.pb.v1 import coordination_command_pb2 as coordination_pb
 
 Result = tuple[int, int]  # (reason, Raft index)
 
@@ -17,6 +20,7 @@ Result = tuple[int, int]  # (reason, Raft index)
 class ModelLane:
     last: int = 0
     results: dict[int, tuple[bytes, Result]] = field(default_factory=dict)
+    burned: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -34,6 +38,8 @@ class ModelCluster:
         if lane is None:
             lane = self.lanes[client_id] = ModelLane(last=seq - 1)
         lane.results = {s: r for s, r in lane.results.items() if s > floor}
+        if seq in lane.burned:
+            return command_pb.REASON_ABANDONED, self.index
         if seq <= lane.last and self.dedupe:
             if seq not in lane.results:
                 return command_pb.REASON_UNKNOWN, self.index
@@ -41,14 +47,28 @@ class ModelCluster:
             return result if stored == command else (command_pb.REASON_IDEMPOTENCY_CONFLICT, self.index)
         if seq > lane.last + 1:
             return command_pb.REASON_SEQ_GAP, self.index
-        refused = command.endswith(b"!")
+        abandon = abandon_in(command)
+        if abandon is not None:
+            given_up = self.lanes.setdefault(abandon.client_id, ModelLane())
+            given_up.burned |= set(range(given_up.last + 1, abandon.through_seq + 1))
+            given_up.last = max(given_up.last, abandon.through_seq)
+        refused = command.endswith(b"!") and abandon is None
         result = (command_pb.REASON_PRECONDITION_FAILED if refused else command_pb.REASON_OK, self.index)
         lane.last = max(lane.last, seq)
         lane.results[seq] = (command, result)
         assert len(lane.results) <= 1024
-        if not refused:
+        if not refused and abandon is None:
             self.applied.append((client_id, seq, command))
         return result
+
+
+def abandon_in(command: bytes) -> coordination_pb.Abandon | None:
+    """The commands of these tests are no messages, but for this one."""
+    try:
+        found = command_pb.Command.FromString(command)
+    except DecodeError:
+        return None
+    return found.abandon if found.HasField("abandon") else None
 
 
 TURN_AWAYS = (
