@@ -57,16 +57,16 @@ class ContentOperations:
             try:
                 if ack.existed and flags & os.O_TRUNC:
                     node = await self._truncate(request, process, ack.inode_id)
-                self._answer_create(request, node, process, cached=not wants_writing(flags))
+                self._answer_create(request, node, cached=not wants_writing(flags))
             except BaseException:
                 desk.live.drop(ack.inode_id)
                 raise
 
         desk.later(request, work)
 
-    def _answer_create(self, request: Request, node: Node, process: Process, *, cached: bool) -> None:
+    def _answer_create(self, request: Request, node: Node, *, cached: bool) -> None:
         desk = self._desk
-        handle = desk.handles.open(node.inode_id, process, cached=cached)
+        handle = desk.handles.open(node.inode_id, cached=cached)
         desk.nodes.looked_up(node)
         if not request.created(node, handle.number, cached=cached):
             desk.nodes.forget(node.ino, 1)
@@ -76,11 +76,11 @@ class ContentOperations:
         desk = self._desk
         desk.admit(request)
         inode_id = desk.inode(node)
-        process = desk.process_of(request)
         if not wants_writing(flags):
             desk.hold(inode_id)
-            self._answer_open(request, inode_id, process, cached=True)
+            self._answer_open(request, inode_id, cached=True)
             return
+        process = desk.process_of(request)
 
         async def work() -> None:
             await desk.interruptible(request, desk.live.check_writable())
@@ -88,7 +88,7 @@ class ContentOperations:
             try:
                 if flags & os.O_TRUNC:
                     await self._truncate(request, process, inode_id)
-                self._answer_open(request, inode_id, process, cached=False)
+                self._answer_open(request, inode_id, cached=False)
             except BaseException:
                 desk.live.drop(inode_id)
                 raise
@@ -102,10 +102,10 @@ class ContentOperations:
         if desk.hold(inode_id).kind != KIND_DIRECTORY:
             desk.live.drop(inode_id)
             raise OSError(errno.ENOTDIR, "not a directory")
-        self._answer_open(request, inode_id, desk.process_of(request), cached=False)
+        self._answer_open(request, inode_id, cached=False)
 
-    def _answer_open(self, request: Request, inode_id: bytes, process: Process, *, cached: bool) -> None:
-        handle = self._desk.handles.open(inode_id, process, cached=cached)
+    def _answer_open(self, request: Request, inode_id: bytes, *, cached: bool) -> None:
+        handle = self._desk.handles.open(inode_id, cached=cached)
         if not request.opened(handle.number, cached=cached):
             self._close(handle.number)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from hypercluster.client.live.ports import LiveTree, Node, Process, View
+from hypercluster.limits import GUARDS_MAX
 from hypercluster.mount.callers import Callers
 from hypercluster.mount.handles import Handle, HandleTable
 from hypercluster.mount.nodes import NodeTable
@@ -42,6 +43,7 @@ class Desk:
         self.nodes = NodeTable()
         self.handles = HandleTable()
         self.callers = Callers(self.view.uid, directory)
+        self.guard: Callable[[int], Guard] = lambda token: Guard(token=token)  # the door to the locks knows more
         self._waiting: set[asyncio.Task[None]] = set()
 
     def admit(self, request: Request) -> None:
@@ -123,7 +125,8 @@ class Desk:
         a signal before anything was sent; what was sent is waited for."""
         command.uid = request.uid
         if handle is not None:
-            command.guards.extend(Guard(token=token) for token in handle.tokens.values())
+            tokens = list(handle.tokens.values())[-GUARDS_MAX:]
+            command.guards.extend(self.guard(token) for token in tokens)
         try:
             return await self.live.mutate(process, command, content, recall=request.recall)
         except OSError as error:

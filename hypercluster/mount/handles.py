@@ -15,17 +15,16 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
-from hypercluster.client.live.ports import Node, Process
+from hypercluster.client.live.ports import Node
 
 
 @dataclass(slots=True, eq=False)
 class Handle:
-    """`rows` are the entries of a directory as they were when its reading began. `tokens` are those of the locks held
-    through this handle, by owner: writes through it carry them (WS-42)."""
+    """One open file description. `rows` are the entries of a directory as they were when its reading began; `tokens`
+    those of the locks held through this handle, by owner: writes through it carry them (WS-42)."""
 
     number: int
     inode_id: bytes
-    process: Process
     cached: bool
     rows: list[tuple[bytes, Node]] | None = None
     tokens: dict[int, int] = field(default_factory=dict)
@@ -43,9 +42,9 @@ class HandleTable:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, inode_id: bytes, process: Process, *, cached: bool) -> Handle:
+    def open(self, inode_id: bytes, *, cached: bool) -> Handle:
         with self._lock:
-            handle = Handle(next(self._numbers), inode_id, process, cached)
+            handle = Handle(next(self._numbers), inode_id, cached)
             self._open[handle.number] = handle
             if cached:
                 self._cached[inode_id] += 1

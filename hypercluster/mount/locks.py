@@ -19,10 +19,10 @@ import logging
 import os
 from typing import Any, Final, Protocol
 
-from hypercluster.client.live.ports import Process
 from hypercluster.mount.desk import Desk
 from hypercluster.mount.handles import Handle
 from hypercluster.mount.request import Request
+from hypercluster.pb.v1.coordination_command_pb2 import Guard
 
 FCNTL_OWNER: Final = 1 << 63  # so that an fcntl owner is never taken for a handle
 
@@ -32,11 +32,14 @@ log = logging.getLogger(__name__)
 class LockDoor(Protocol):
     """The cluster's locks on files, for owners of this mount. Coroutines of the event loop; each raises OSError."""
 
-    async def acquire(self, process: Process, inode_id: bytes, owner: int, *, exclusive: bool, wait: bool) -> int:
+    def guard(self, token: int) -> Guard:
+        """For a write that must not happen once the lock is another's."""
+
+    async def acquire(self, inode_id: bytes, owner: int, *, exclusive: bool, wait: bool) -> int:
         """The fencing token of the grant. A second acquire of the same owner converts the lock. EWOULDBLOCK when it is
         held and `wait` is not set. Cancelled, it leaves nothing behind."""
 
-    async def release(self, process: Process, inode_id: bytes, owner: int) -> None:
+    async def release(self, inode_id: bytes, owner: int) -> None:
         """Nothing happens if the owner has no lock."""
 
     async def holder(self, inode_id: bytes, owner: int, *, exclusive: bool) -> bool | None:
@@ -57,6 +60,8 @@ class LockOperations:
         self._door = door
         self._fcntl: dict[tuple[bytes, int], set[Handle]] = {}  # which handles carry the token of an fcntl lock
         self._freeing: set[asyncio.Task[None]] = set()
+        if door is not None:
+            desk.guard = door.guard
 
     def flock(self, request: Request, handle: int, operation: int) -> None:
         door = self._need_door()
@@ -128,9 +133,9 @@ class LockOperations:
     async def _lock(
         self, request: Request, door: LockDoor, handle: Handle, owner: int, exclusive: bool, wait: bool
     ) -> None:
-        desk, process = self._desk, self._desk.process_of(request)
+        desk = self._desk
         await desk.interruptible(request, desk.live.check_writable())
-        wish = door.acquire(process, handle.inode_id, owner, exclusive=exclusive, wait=wait)
+        wish = door.acquire(handle.inode_id, owner, exclusive=exclusive, wait=wait)
         token = await desk.interruptible(request, wish)
         handle.tokens[owner] = token
         if owner & FCNTL_OWNER:
@@ -139,14 +144,14 @@ class LockOperations:
 
     async def _unlock(self, request: Request, door: LockDoor, handle: Handle, owner: int) -> None:
         self._forget(handle, owner)
-        await door.release(self._desk.process_of(request), handle.inode_id, owner)
+        await door.release(handle.inode_id, owner)
         request.done()
 
     async def _release(self, handle: Handle, owner: int) -> None:
         self._forget(handle, owner)
         door = self._need_door()
         try:
-            await door.release(handle.process, handle.inode_id, owner)
+            await door.release(handle.inode_id, owner)
         except OSError as error:
             log.warning("a lock was not released, its lease will end it: %s", error)
 

@@ -28,6 +28,7 @@ from hypercluster.client.live.live_tree import LiveWorkspace
 from hypercluster.client.settings import ClientSettings
 from hypercluster.errors import FatalError, HyperClusterError, TurnedAwayError
 from hypercluster.mount import mounting
+from hypercluster.mount.cluster_locks import ClusterLocks
 from hypercluster.mount.front import Front
 from hypercluster.mount.session import Session
 from hypercluster.mount.watchdog import CANNOT, MOUNTED
@@ -107,7 +108,7 @@ async def _serve(job: MountJob, pipe: int, said: str) -> int:
             check_user(live.view.uid)
             await _catch_up(live)
             about: dict[str, object] = {"directory": job.directory, "pid": os.getpid(), "watchdog": os.getppid()}
-            front = Front(live, job.directory, locks=None, about=about)
+            front = Front(live, job.directory, locks=ClusterLocks(client, live), about=about)
             session = Session(front, mount_options(job), partial(_tell, loop, told))
             front.invalidate = session.invalidate
             session.mount(job.directory)

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("mfusepy", reason="libfuse 3 is not installed", exc_type=OSError)
 
-from hypercluster.client.live.ports import KIND_FILE, ROOT_ID, Node, Process
+from hypercluster.client.live.ports import KIND_FILE, ROOT_ID, Node
 from hypercluster.mount.callers import NOBODY, Callers, read_process
 from hypercluster.mount.handles import HandleTable
 from hypercluster.mount.libfuse import ROOT_NODE
@@ -38,10 +38,10 @@ def test_a_node_is_known_until_every_lookup_is_forgotten() -> None:
 
 
 def test_handles_are_numbered_once_and_say_what_is_cached() -> None:
-    table, process = HandleTable(), Process(1, 1)
-    first = table.open(b"i" * 16, process, cached=True)
-    second = table.open(b"i" * 16, process, cached=True)
-    third = table.open(b"j" * 16, process, cached=False)
+    table = HandleTable()
+    first = table.open(b"i" * 16, cached=True)
+    second = table.open(b"i" * 16, cached=True)
+    third = table.open(b"j" * 16, cached=False)
     assert len({first.number, second.number, third.number}) == 3
     assert table.cached() == [b"i" * 16] and not table.is_cached(b"j" * 16)
     table.close(first.number)
@@ -50,7 +50,7 @@ def test_handles_are_numbered_once_and_say_what_is_cached() -> None:
     assert not table.is_cached(b"i" * 16)
     with pytest.raises(OSError, match="not open"):
         table.close(second.number)
-    assert table.open(b"i" * 16, process, cached=False).number > third.number
+    assert table.open(b"i" * 16, cached=False).number > third.number
 
 
 @pytest.mark.req("WS-10")
