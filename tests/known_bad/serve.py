@@ -10,7 +10,16 @@ import contextlib
 import sys
 from collections.abc import Callable
 
-from tests.known_bad import ablations, apply_raises, dedupe_off, lenient_hello, lock_builds, no_fsync, replicated_wrong
+from tests.known_bad import (
+    ablations,
+    apply_raises,
+    dedupe_off,
+    eager_leases,
+    lenient_hello,
+    lock_builds,
+    no_fsync,
+    replicated_wrong,
+)
 
 _for_good = contextlib.ExitStack()
 
@@ -44,6 +53,7 @@ BAD: dict[str, Callable[[], None]] = {
     "no_excl": replicated_wrong.install_no_excl,
     "no_fsync": no_fsync.install,
     "out_of_order": replicated_wrong.install_out_of_order,
+    "renew_without_round": lambda: eager_leases.install("renew_without_round"),
     "stale_reads": _ablation("READ"),
     "stock_truncation": _ablation("S1"),
 }

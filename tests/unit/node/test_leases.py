@@ -110,6 +110,26 @@ async def test_a_renewal_waits_for_the_verdict_on_an_expiry_that_is_on_its_way(f
     assert node.state_of(held.lock_id) == HELD
 
 
+@pytest.mark.req("D-6")
+async def test_a_renewal_does_not_say_held_while_the_way_into_the_grace_is_open() -> None:
+    node = LockNode()
+    held = node.lock(1, acquire("build"))
+    node.pass_time(TTL_S + LOOK_S, commits=False)
+    assert node.engine.proposals and node.state_of(held.lock_id) == HELD
+    task = node.renewing((held.lock_id, held.token))
+    await turns()
+    node.engine.confirm_reads(node.host.applied_index)
+    await turns()
+    assert not task.done(), "in its grace it would have less than the TTL that it was told"
+    node.work()
+    await turns()
+    node.work()
+    await turns()
+    assert await task == [Renewed(held.lock_id, HELD, held.token)]
+    node.pass_time(TTL_S - LOOK_S)
+    assert node.state_of(held.lock_id) == HELD
+
+
 @pytest.mark.req("WS-41", "D-6")
 async def test_a_renewal_in_the_grace_is_answered_after_the_logged_step_that_makes_it_held() -> None:
     node = LockNode()
