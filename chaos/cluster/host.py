@@ -20,7 +20,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
 
-from chaos.cluster.image import DiskError, PowerDisk, cut_all
+from chaos.cluster.image import DiskError, PowerDisk, cut_all, sweep
 from chaos.shim import control
 from chaos.shim.control import Rule, ShimPage
 
@@ -239,6 +239,7 @@ class HostRig:
     def _start(self) -> None:
         self.data_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self.has_disk:
+            sweep()
             self._disk = PowerDisk(self._home / "disk.image", self._home / "disk", DISK_BYTES)
             self._disk.mount()
         if SHIM in self._features:

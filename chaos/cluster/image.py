@@ -1,6 +1,6 @@
 """A disk whose power can be cut: an ext4 image on a loop device, and the shutdown call of the file system.
 
-Owns: `PowerDisk`, `cut_all` and `why_not`.
+Owns: `PowerDisk`, `cut_all`, `why_not`, and `sweep`: mounts and loop devices that killed processes left behind.
 Never: anything outside the directory it is given; root is needed, and `why_not` says so.
 Invariants: after `cut_all` nothing more reaches the image, whatever is still in memory: what comes back on the next
 mount is what was synced, and perhaps what the kernel had written on its own account. An image is mounted once at a
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
+import secrets
 import shutil
 import struct
 import subprocess
@@ -20,7 +22,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
+from chaos.cluster.owners import Owned, without_owner
+
+OWNERS: Final = Path("/run/hypercluster-chaos-disks")  # one locked file a disk that is, or was, mounted
 # linux/fs/ext4: EXT4_IOC_SHUTDOWN; with this flag the journal is not written out either.
 EXT4_IOC_SHUTDOWN = 0x8004587D
 GOING_FLAGS_NOLOGFLUSH = 2
@@ -38,13 +44,19 @@ class PowerDisk:
         """Becomes a file system at `place`, with what is in that directory now."""
         self.image = image
         self.place = place
+        self._owned = Owned(OWNERS / secrets.token_hex(6))
         with image.open("wb") as file:
             file.truncate(size_bytes)
         _run("mkfs.ext4", "-q", "-F", "-m", "0", "-d", str(place), str(image))
 
     def mount(self) -> None:
         """Replays the file system's own journal."""
-        _run("mount", "-o", "loop", str(self.image), str(self.place))
+        self._owned.take(json.dumps({"image": str(self.image), "place": str(self.place)}))
+        try:
+            _run("mount", "-o", "loop", str(self.image), str(self.place))
+        except DiskError:
+            self._owned.release()
+            raise
 
     def is_mounted(self) -> bool:
         return os.path.ismount(self.place)
@@ -59,8 +71,8 @@ class PowerDisk:
                 if time.monotonic() > end:
                     raise
                 time.sleep(LOOK_S)
-        while devices := list(self._loop_devices()):
-            self._unmount_elsewhere()
+        while devices := list(_loop_devices(self.image)):
+            _unmount_elsewhere(self.place)
             if time.monotonic() > end:
                 raise DiskError(f"{self.image} is still held by {', '.join(devices)}")
             time.sleep(LOOK_S)
@@ -69,8 +81,9 @@ class PowerDisk:
         """Also when something still has it open."""
         if self.is_mounted():
             _run("umount", "-l", str(self.place))
-        self._unmount_elsewhere()
+        _unmount_elsewhere(self.place)
         self.image.unlink(missing_ok=True)
+        self._owned.release()
 
     def free_bytes(self) -> int:
         found = os.statvfs(self.place)
@@ -96,25 +109,59 @@ class PowerDisk:
     def ballast(self) -> Path:
         return self.place / "ballast"
 
-    def _loop_devices(self) -> Iterator[str]:
-        for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-            with contextlib.suppress(OSError):  # detached since it was listed
-                if backing.read_text().strip().removesuffix(" (deleted)") == str(self.image):
-                    yield backing.parent.parent.name
 
-    def _unmount_elsewhere(self) -> None:
-        """In the mount namespaces of processes that began while it was mounted: only this very place."""
-        own = os.readlink("/proc/self/ns/mnt")
-        seen = {own}
-        for process in Path("/proc").iterdir():
-            if not process.name.isdigit():
-                continue
-            with contextlib.suppress(OSError):  # gone since it was listed
-                namespace = os.readlink(process / "ns" / "mnt")
-                if namespace not in seen and f" {self.place} " in (process / "mountinfo").read_text():
-                    seen.add(namespace)
-                    enter = ["nsenter", "-t", process.name, "-m", "umount", "-l", str(self.place)]
-                    subprocess.run(enter, capture_output=True, check=False, timeout=COMMAND_S)
+def _loop_devices(image: Path) -> Iterator[str]:
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # detached since it was listed
+            if backing.read_text().strip().removesuffix(" (deleted)") == str(image):
+                yield backing.parent.parent.name
+
+
+def _unmount_elsewhere(place: Path) -> None:
+    """In the mount namespaces of processes that began while it was mounted: only this very place."""
+    own = os.readlink("/proc/self/ns/mnt")
+    seen = {own}
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):  # gone since it was listed
+            namespace = os.readlink(process / "ns" / "mnt")
+            if namespace not in seen and f" {place} " in (process / "mountinfo").read_text():
+                seen.add(namespace)
+                enter = ["nsenter", "-t", process.name, "-m", "umount", "-l", str(place)]
+                subprocess.run(enter, capture_output=True, check=False, timeout=COMMAND_S)
+
+
+def sweep() -> list[str]:
+    """Unmounts the disks of processes that are gone, and gives back their loop devices; the images stay. What still
+    runs on one keeps it until it ends. Answers the places."""
+    swept: list[str] = []
+    for _, said in without_owner(OWNERS):
+        try:
+            found = json.loads(said)
+            image, place = Path(found["image"]), Path(found["place"])
+        except (ValueError, KeyError, TypeError):
+            continue  # killed before it had said anything: nothing was mounted yet
+        devices = list(_loop_devices(image))
+        if devices:
+            _unmount_elsewhere(place)
+            if _source_of(place) in devices:
+                _run("umount", "-l", str(place))
+            for device in set(_loop_devices(image)).intersection(devices):  # most go with their mount
+                detach = ["losetup", "--detach", f"/dev/{device}"]
+                subprocess.run(detach, capture_output=True, check=False, timeout=COMMAND_S)
+            swept.append(str(place))
+    return swept
+
+
+def _source_of(place: Path) -> str:
+    """The name of the device that is mounted there; '' if none is."""
+    name = ""
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        fields = line.split(" ")
+        if fields[4] == str(place):  # the last one lies on top
+            name = Path(fields[fields.index("-") + 2]).name
+    return name
 
 
 def cut_all(disks: Sequence[PowerDisk]) -> None:
@@ -149,6 +196,7 @@ def why_not() -> str:
             return f"{needed} (the file system can not be shut down: {error})"
         finally:
             disk.unmount()
+            disk.remove()
     return ""
 
 

@@ -10,17 +10,17 @@ good: a cut of one direction is a cut of that direction alone, without ARP to fa
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from chaos.cluster.entering import PLACE
+from chaos.cluster.owners import Owned, without_owner
 from chaos.cluster.probing import CLIENTS, ProbedNetwork, Prober
 from hypercluster.cli.founding import NodePlan
 
@@ -52,7 +52,7 @@ class RunNamespaces:
         self.run_id = secrets.token_hex(3)
         self.places = tuple(places)
         self._made: list[str] = []
-        self._lock: int | None = None
+        self._owned = Owned(OWNERS / self.run_id)
 
     def name(self, place: str) -> str:
         return f"{PREFIX}{self.run_id}-{place}"
@@ -65,16 +65,7 @@ class RunNamespaces:
 
     def own(self) -> None:
         """From now on the run's id is taken."""
-        OWNERS.mkdir(mode=0o755, exist_ok=True)
-        path = OWNERS / self.run_id
-        while self._lock is None:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # A sweep may have met the file before it was locked, and taken it away: then it is another file, or none.
-            if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
-                self._lock = descriptor
-            else:
-                os.close(descriptor)
+        self._owned.take()
 
     def add(self, place: str) -> None:
         run("ip", "netns", "add", self.name(place))
@@ -101,10 +92,7 @@ class RunNamespaces:
         for name in reversed(self._made):
             remove_namespace(name)
         self._made.clear()
-        if self._lock is not None:
-            (OWNERS / self.run_id).unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = None
+        self._owned.release()
 
 
 class NamespaceSite:
@@ -155,25 +143,11 @@ def prefix_into(namespace: str) -> tuple[str, ...]:
 def sweep() -> list[str]:
     """Removes the namespaces of runs whose process is gone, with what still runs in them; their names."""
     removed: list[str] = []
-    for run_id in _without_owner():
+    for run_id, _ in without_owner(OWNERS):
         for path in sorted(PLACE.glob(f"{PREFIX}{run_id}-*")):
             remove_namespace(path.name)
             removed.append(path.name)
     return removed
-
-
-def _without_owner() -> Iterator[str]:
-    """Ids whose lock nobody holds; each is held while it is cleaned up, and free to be forgotten afterwards."""
-    for path in sorted(OWNERS.glob("*")) if OWNERS.is_dir() else []:
-        with contextlib.ExitStack() as opened:
-            try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-                opened.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (FileNotFoundError, BlockingIOError):
-                continue  # gone in the meantime, or its owner lives
-            yield path.name
-            path.unlink(missing_ok=True)
 
 
 def remove_namespace(name: str) -> None:

@@ -250,3 +250,53 @@ def test_a_start_that_fails_leaves_nothing_behind(
 def test_a_command_that_fails_says_which(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match=r"mkfs\.ext4"):
         image.PowerDisk(tmp_path / "image", tmp_path / "nowhere", 1 << 20)
+
+
+OWNER = """
+import sys
+from pathlib import Path
+from chaos.cluster.image import PowerDisk
+place = Path(sys.argv[1]) / "disk"
+place.mkdir()
+disk = PowerDisk(Path(sys.argv[1]) / "image", place, 8 << 20)
+disk.mount()
+print("mounted", flush=True)
+sys.stdin.read()
+"""
+
+
+def loop_devices_of(directory: Path) -> list[str]:
+    found = subprocess.run(
+        ["losetup", "-l", "-n", "-O", "BACK-FILE"], capture_output=True, text=True, check=True
+    ).stdout
+    return [line for line in found.splitlines() if str(directory) in line]
+
+
+@pytest.mark.root
+def test_the_disk_of_a_killed_process_is_unmounted_at_the_next_start(
+    tmp_path: Path, disk_rig: HostRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    command = [sys.executable, "-c", OWNER, str(theirs)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        try:
+            assert owner.stdout.readline() == "mounted\n"
+            assert str(theirs / "disk") not in image.sweep(), "its owner lives"
+            assert os.path.ismount(theirs / "disk")
+        finally:
+            owner.kill()
+    assert os.path.ismount(theirs / "disk"), "a killed process leaves everything"
+    assert loop_devices_of(theirs) == [f"{theirs}/image"]
+    rig = hosts_for(tmp_path / "next", ["n1"], {POWER})["n1"]
+    rig.start()
+    try:
+        assert not os.path.ismount(theirs / "disk")
+        assert loop_devices_of(theirs) == []
+        assert (theirs / "image").exists()
+        assert os.path.ismount(rig.data_directory.parent), "the disks of those who live stay"
+        assert os.path.ismount(disk_rig.data_directory.parent)
+    finally:
+        rig.close()
+    assert image.sweep() == [], "once"
