@@ -114,7 +114,7 @@ OPLOG_BYTES_MAX: Final = 64 * 1024 * MIB  # of one workspace, uncompressed; beyo
 ARCHIVE_KEEP_DAYS: Final = 90
 ARCHIVE_BYTES_MAX: Final = 256 * 1024 * MIB  # of a node; beyond it the oldest goes early
 COLLECT_CHUNKS_PER_S: Final = 1_000
-SNAPSHOT_BYTES_PER_S: Final = 64 * MIB  # read from the state while a workspace snapshot is written
+SNAPSHOT_BYTES_PER_S: Final = 16 * MIB  # read from the state while a workspace snapshot is written
 COLLECT_CHUNKS_MAX: Final = 300
 CHUNK_PIN_MS: Final = 60_000
 

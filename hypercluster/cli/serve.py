@@ -24,7 +24,8 @@ import uvloop
 from hypercluster.cli.addresses import ClientAddresses
 from hypercluster.cli.last_words import way_out
 from hypercluster.cli.main import EXIT_FATAL
-from hypercluster.cli.node_settings import engine_settings, proposer_settings, retention_settings
+from hypercluster.cli.node_settings import engine_settings, proposer_settings
+from hypercluster.cli.retention_parts import RetentionParts
 from hypercluster.config import Config, ConfigError, load, split_address
 from hypercluster.credentials.tls import ReloadingFiles, TlsFiles
 from hypercluster.errors import MalformedError
@@ -33,7 +34,6 @@ from hypercluster.log.admission import admit
 from hypercluster.log.entry import stamp_end
 from hypercluster.node.apply_loop import ApplyLoop, Events
 from hypercluster.node.checkpoints import AnnouncedCheckpoints
-from hypercluster.node.collection import Collection
 from hypercluster.node.dedupe import stored_answer
 from hypercluster.node.events import EventFanout
 from hypercluster.node.fanout import Fanout
@@ -47,7 +47,6 @@ from hypercluster.node.own_lane import OwnLane
 from hypercluster.node.proposer import Admission, Proposer
 from hypercluster.node.reads import Reads, staleness_ms
 from hypercluster.node.report import Fixed, Reporter
-from hypercluster.node.retention import Retention
 from hypercluster.node.standing import Standing
 from hypercluster.node.timed_syncs import TimedSyncs
 from hypercluster.node.worker_table import WorkerTable
@@ -157,7 +156,7 @@ class _Wiring:
         self.admin = AdminListener(
             {"/metrics": self._metrics_page, "/health": self._health_page, "/ready": self._ready_page}
         )
-        hooks = Hooks(self.server.set_serving, self._stop_servers, self._close_engine, directory.close)
+        hooks = Hooks(self.server.set_serving, self._stop_servers, self._close_engine, self._close_directory)
         self.lifecycle = Lifecycle(
             self.engine,
             self.proposer,
@@ -169,8 +168,7 @@ class _Wiring:
             looks=(
                 Promotion(self.engine, self.standing, self.clock).look,
                 self.leases.look,
-                self.retention.look,
-                self.collection.look,
+                *self.retention.looks(),
             ),
         )
 
@@ -197,7 +195,8 @@ class _Wiring:
             admit=self.directory.met.admit,
         )
         self.addresses = ClientAddresses(identity.node_id, address, self.transport)
-        self.fanout = Fanout(stored_op_log(storage.store), self.loop, self.metrics, encode_slice)
+        self.fanout = Fanout(stored_op_log(storage.store, self.clock.wall_ns), self.loop, self.metrics, encode_slice)
+        self.retention = RetentionParts(self.config, self.directory, self.files, self.loop, self.metrics, self.fatal)
         self.events = EventFanout(storage.store, self.metrics, encode_event)
         self.host = ApplyLoop(
             self.directory.machine,
@@ -212,6 +211,7 @@ class _Wiring:
             on_replaced=self.events.state_replaced,
             wake=self.driver.wake,
             has_room=lambda: storage.free_bytes() >= APPLY_ROOM_BYTES,
+            on_snapshots=self.retention.snapshots.marked,
         )
         parts = EngineParts(
             identity=EngineIdentity(identity.cluster_id, identity.node_id, identity.incarnation, address),
@@ -286,27 +286,7 @@ class _Wiring:
             storage.free_bytes,
             MaintenanceSettings(),
         )
-
-        self._wire_retention()
-
-    def _wire_retention(self) -> None:
-        reader, retention = self.directory.storage.store, retention_settings(self.config)
-        self.retention = Retention(
-            OwnLane(self.proposer, self.standing),
-            self.standing,
-            reader,
-            self.clock,
-            self.metrics,
-            lambda _: retention,
-        )
-        self.collection = Collection(
-            OwnLane(self.proposer, self.standing),
-            self.standing,
-            reader,
-            self.clock,
-            self.metrics,
-            self.config.retention.collect_chunks_per_s,
-        )
+        self.retention.start(self.proposer, self.standing, self.clock)
 
     def _on_applied(self, index: int) -> None:
         self.reads.on_applied(index)
@@ -334,11 +314,12 @@ class _Wiring:
             proposer_settings(config),
             partial(workspace_of, storage.store),
         )
+        snapshots = self.retention.calls(self.reads, self.standing, self.fanout.op_log)
         services = {
             "hypercluster.v1.CommandService": CommandService(self.proposer),
             "hypercluster.v1.HubService": HubService(storage.store, self.reads),
             "hypercluster.v1.WorkspaceService": WorkspaceService(
-                storage.store, storage.chunks, self.reads, self.fanout, self.proposer, sessions
+                storage.store, storage.chunks, self.reads, self.fanout, self.proposer, sessions, snapshots
             ),
             "hypercluster.v1.CoordinationService": CoordinationService(
                 storage.store, self.reads, self.leases, self.events, lambda: self.host.applied_index
@@ -370,6 +351,10 @@ class _Wiring:
         self.engine.stop()
         self.transport.close()
         await self.transport.wait_closed()
+
+    def _close_directory(self) -> None:
+        self.retention.close()
+        self.directory.close()
 
     def _metrics_page(self) -> Page:
         self.reporter.report()

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hypercluster.client.worker import feed
 from hypercluster.client.worker.applying import Applier
 from hypercluster.client.worker.mirror import Mirror
 from hypercluster.client.worker.rebuild import Rebuild
+from hypercluster.client.worker.snapshots import live_tree
 from hypercluster.client.worker.thread import MirrorThread
 from hypercluster.client.workspace import Workspace
 from hypercluster.errors import MalformedError, NoQuorumError, check
@@ -72,7 +72,7 @@ async def _build(workspace: Workspace, mirror: Mirror, address: str, in_thread: 
     rebuild = Rebuild(mirror)
     log_index, root = 0, b""
     begun = False
-    async for piece in feed.snapshot(nodes, address or nodes.settings.nodes[0], workspace.workspace_id):
+    async for piece in live_tree(nodes, address or nodes.settings.nodes[0], workspace.workspace_id):
         if not begun:
             await in_thread(partial(rebuild.begin, piece.history_id))
             begun = True

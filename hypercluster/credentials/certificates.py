@@ -134,7 +134,7 @@ def verify_pair(pair: KeyPair, trust_pem: bytes, now: datetime.datetime) -> Subj
     """Raises MalformedError, saying what is wrong, unless the key is the certificate's, its dates include `now`,
     one of the trusted CAs signed it and it names one subject. gRPC itself says nothing useful of any of these."""
     certificate = _first(pair.certificate_pem)
-    key = _key(pair.key_pem)
+    key = load_key(pair.key_pem)
     if certificate.public_key() != key.public_key():
         raise MalformedError("the private key does not belong to the certificate")
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
@@ -145,6 +145,17 @@ def verify_pair(pair: KeyPair, trust_pem: bytes, now: datetime.datetime) -> Subj
     if not any(_signed_by(certificate, authority) for authority in _all(trust_pem)):
         raise MalformedError("none of the trusted CAs signed the certificate")
     return _subject(certificate)
+
+
+def load_signer(certificate_pem: bytes, trust_pem: bytes) -> tuple[Subject, ec.EllipticCurvePublicKey]:
+    """Whom a certificate names, and its key. Raises MalformedError unless one of the trusted CAs signed it."""
+    certificate = _first(certificate_pem)
+    if not any(_signed_by(certificate, authority) for authority in _all(trust_pem)):
+        raise MalformedError("none of the trusted CAs signed the certificate")
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise MalformedError("the certificate's key is not ECDSA")
+    return _subject(certificate), key
 
 
 def write_file(path: Path, content: bytes, *, mode: int = 0o600, replace: bool = False) -> None:
@@ -199,7 +210,7 @@ def _issue(
     days: int,
 ) -> KeyPair:
     authority = _first(ca.certificate_pem)
-    authority_key = _key(ca.key_pem)
+    authority_key = load_key(ca.key_pem)
     if authority.public_key() != authority_key.public_key():
         raise MalformedError("the CA's private key does not belong to its certificate")
     begin, end = _span(now, days)
@@ -299,7 +310,8 @@ def _first(pem: bytes) -> x509.Certificate:
     return _all(pem)[0]
 
 
-def _key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """Raises MalformedError."""
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError) as error:

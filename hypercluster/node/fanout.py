@@ -50,13 +50,18 @@ class OpLog:
         retained_from: Callable[[bytes], int],
         read: Callable[[bytes, int, int], Slice | None],
         bounds: Callable[[bytes], tuple[int, int]],
+        replay_from: Callable[[bytes], int] | None = None,
+        too_far: Callable[[bytes, Slice], str] = lambda _workspace_id, _slice: "",
     ) -> None:
         """`read(workspace_id, from_index, bytes_max)`: at least one batch if there is any. `bounds(batch)`: its first
-        and last log_index."""
+        and last log_index. `replay_from(workspace_id)`: where a watch may begin (WS-52), without it wherever the log
+        does. `too_far(workspace_id, slice)`: why a watch that is to be sent this next is ended."""
         self.head = head
         self.retained_from = retained_from
         self.read = read
         self.bounds = bounds
+        self.replay_from = replay_from or retained_from
+        self.too_far = too_far
 
 
 class _Event(NamedTuple):
@@ -122,7 +127,7 @@ class Watch:
 
     async def next_message(self) -> bytes | Head:
         """A serialized slice, or the head once, when everything committed at the watch's begin has been sent. Raises
-        HistoryGoneError when the log is not kept as far back as this watch is."""
+        HistoryGoneError when the log is not kept as far back as this watch is, or the watch lags too far (WS-52)."""
         while True:
             message = self._take_live()
             if message is not None:
@@ -157,6 +162,9 @@ class Watch:
         if found is not None:
             if found.first_index != self.next_index:
                 raise HistoryGoneError(f"the log is kept from {found.first_index}; {self.next_index} is gone")
+            why = self._fanout.op_log.too_far(self.workspace_id, found)
+            if why:
+                raise HistoryGoneError(f"a snapshot is needed: {why}")
             self.next_index = found.last_index + 1
             return self._fanout.encode(found)
         self._lagging = False

@@ -7,14 +7,17 @@ are passed on as the bytes they are stored in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypercluster.node.fanout import Head, OpLog, Slice
+from hypercluster.node.replay_window import lags_too_far, replay_floor
 from hypercluster.pb.v1.workspace_command_pb2 import LogBatch
 from hypercluster.state_machine.store import Reader
 from hypercluster.state_machine.workspace import queries
 from hypercluster.state_machine.workspace.oplog import log_floor, scan_log
 
 
-def stored_op_log(reader: Reader) -> OpLog:
+def stored_op_log(reader: Reader, wall_ns: Callable[[], int]) -> OpLog:
     def head(workspace_id: bytes) -> Head | None:
         header = queries.read_header(reader, workspace_id)
         return None if header is None else Head(header.log_index, header.root)
@@ -44,7 +47,14 @@ def stored_op_log(reader: Reader) -> OpLog:
         _, last = bounds(batches[-1])
         return Slice(first, last, batches)
 
-    return OpLog(head, retained_from, read, bounds)
+    def replay_from(workspace_id: bytes) -> int:
+        return replay_floor(reader, workspace_id, wall_ns())
+
+    def too_far(workspace_id: bytes, part: Slice) -> str:
+        found = head(workspace_id)
+        return lags_too_far(found.log_index if found is not None else 0, part.first_index, part.batches[0], wall_ns())
+
+    return OpLog(head, retained_from, read, bounds, replay_from, too_far)
 
 
 def bounds(batch: bytes) -> tuple[int, int]:

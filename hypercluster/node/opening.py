@@ -27,6 +27,7 @@ from hypercluster.storage.node_storage import NodeStorage
 from hypercluster.storage.quarantine import load_quarantine
 from hypercluster.storage.rocks_options import RocksSettings
 from hypercluster.storage.runner import ThreadRunner
+from hypercluster.storage.snapshots.store import SnapshotStore
 from hypercluster.storage.wal.log import Wal
 from hypercluster.storage.wal.replay import segment_numbers
 from hypercluster.values import ChunkHash, Membership, NodeId
@@ -45,13 +46,16 @@ class Runners:
     chunks: ThreadRunner
     checkpoints: ThreadRunner
     bulk: ThreadRunner
+    retention: ThreadRunner  # pages of workspace snapshots, archives of op logs
 
     @classmethod
     def start(cls, loop: asyncio.AbstractEventLoop) -> Runners:
-        return cls(*(ThreadRunner(loop, name) for name in ("wal-sync", "chunk-sync", "checkpoint", "bulk")))
+        return cls(
+            *(ThreadRunner(loop, name) for name in ("wal-sync", "chunk-sync", "checkpoint", "bulk", "retention"))
+        )
 
     def close(self) -> None:
-        for runner in (self.bulk, self.checkpoints, self.chunks, self.syncs):
+        for runner in (self.retention, self.bulk, self.checkpoints, self.chunks, self.syncs):
             runner.close()
 
 
@@ -65,6 +69,7 @@ class OpenDirectory:
     founding: Membership
     quarantined: tuple[Quarantined, ...]
     storage: NodeStorage
+    snapshots: SnapshotStore
     machine: Machine
     wal: Wal
     runners: Runners
@@ -73,6 +78,8 @@ class OpenDirectory:
 
     def close(self) -> None:
         """Flushes what is applied and closes. Blocks."""
+        self.runners.retention.close()  # what it writes goes on at the next start
+        self.snapshots.close()
         self.storage.close()
         self.wal.close()
         self.lock.release()
@@ -108,6 +115,9 @@ def open_directory(
             settings=RocksSettings.staggered(node_id),
         )
         _begin_history(storage, identity)
+        snapshots = SnapshotStore(os.path.join(path, "snapshots"), disk)
+        for damaged in snapshots.damaged:
+            log.error("a stored workspace snapshot is damaged", extra={"fields": {"why": damaged}})
         wal_directory = os.path.join(path, "wal")
         disk.mkdir(wal_directory)
         had_log = bool(segment_numbers(disk.listdir(wal_directory)))
@@ -121,7 +131,9 @@ def open_directory(
         raise
     machine = Machine(storage.store, quarantined)
     check(machine.applied.index == storage.store.applied.index, "the state's two records of its index differ")
-    return OpenDirectory(path, lock, identity, founding, quarantined, storage, machine, wal, runners, birth, met)
+    return OpenDirectory(
+        path, lock, identity, founding, quarantined, storage, snapshots, machine, wal, runners, birth, met
+    )
 
 
 def _begin_history(storage: NodeStorage, identity: Identity) -> None:

@@ -29,7 +29,7 @@ from hypercluster.rpc.acks import file_ack
 from hypercluster.rpc.calls import Call
 from hypercluster.rpc.reading import bounded, state_of, wish_of
 from hypercluster.rpc.scoped import workspace_of
-from hypercluster.rpc.tree_snapshot import send_snapshot
+from hypercluster.rpc.snapshots import SnapshotCalls
 from hypercluster.rpc.worker_session import SessionParts, WorkerSession
 from hypercluster.state_machine.queries import IntentStatus, Judgement, intent_status
 from hypercluster.state_machine.store import Reader
@@ -56,6 +56,7 @@ class WorkspaceService:
         fanout: Fanout,
         proposer: Proposer,
         sessions: SessionParts,
+        snapshots: SnapshotCalls,
     ) -> None:
         self._reader = reader
         self._chunks = chunks
@@ -66,6 +67,10 @@ class WorkspaceService:
         self._standing = sessions.standing
         self._identity = sessions.identity
         self._proof_trees = ProofTrees()
+        self.list_snapshots = snapshots.list_snapshots
+        self.take_snapshot = snapshots.take_snapshot
+        self.snapshot_manifest = snapshots.snapshot_manifest
+        self.tree_snapshot = snapshots.tree_snapshot
 
     # -- answers ----------------------------------------------------------------------------------
 
@@ -212,7 +217,7 @@ class WorkspaceService:
         if from_index > header.log_index + 1:
             # This node may be behind the one that gave the caller its position: not an error of the caller's.
             await self._catch_up(request.workspace_id, from_index, call)
-        if from_index < self._fanout.op_log.retained_from(request.workspace_id):
+        if from_index < self._fanout.op_log.replay_from(request.workspace_id):
             await self._say_snapshot(request.workspace_id, call)
             return
         watch = self._fanout.watch(request.workspace_id, from_index)
@@ -244,12 +249,8 @@ class WorkspaceService:
             )
 
     async def _say_snapshot(self, workspace_id: bytes, call: Call) -> None:
-        needed = pb.SnapshotNeeded(retained_from=self._fanout.op_log.retained_from(workspace_id))
+        needed = pb.SnapshotNeeded(retained_from=self._fanout.op_log.replay_from(workspace_id))
         await call.write(pb.WatchLogResponse(snapshot_needed=needed).SerializeToString())
-
-    async def tree_snapshot(self, request: pb.TreeSnapshotRequest, call: Call) -> None:
-        self._header(request.workspace_id, call)
-        await send_snapshot(self._reader, request.workspace_id, self._identity.history_id, call)
 
     async def session(self, call: Call) -> None:
         await WorkerSession(call, self._sessions).run()

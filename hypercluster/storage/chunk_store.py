@@ -15,7 +15,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from blake3 import blake3
 
@@ -42,6 +42,25 @@ RECLAIM_DEAD_SHARE: Final = 0.5  # a segment is worth moving when so much of it 
 RECOVER_CHUNKS: Final = 50_000  # indexed at a time while segments are scanned
 
 
+class Codec(Protocol):
+    """How content stands in a segment. A stored form is CHUNK_BYTES_MAX long at most."""
+
+    def encode(self, content: bytes) -> bytes: ...
+
+    def decode(self, stored: bytes) -> bytes | None:
+        """None: not what `encode` makes."""
+
+
+class AsItIs:
+    """Content of chunks: it is what it is, and clients have compressed what they wanted to."""
+
+    def encode(self, content: bytes) -> bytes:
+        return content
+
+    def decode(self, stored: bytes) -> bytes | None:
+        return stored
+
+
 class _Epoch:
     """What was put and removed between two syncs. A hash is in at most one of the two."""
 
@@ -63,11 +82,13 @@ class ChunkStore:
         *,
         on_damaged: Callable[[ChunkHash, str], None] = lambda _hash, _why: None,
         segment_bytes: int = SEGMENT_BYTES,
+        codec: Codec | None = None,
     ) -> None:
         self._path = path
         self._disk = disk
         self._runner = runner
         self._on_damaged = on_damaged
+        self._codec: Codec = codec or AsItIs()
         self._lock = threading.RLock()
         self._sync_lock = threading.Lock()
         self._failed: BaseException | None = None
@@ -117,8 +138,9 @@ class ChunkStore:
             if place is None or chunk_hash in self._damaged:
                 return None
             record = self._read(place)
-            if record is not None and record[0] == chunk_hash and blake3(record[1]).digest() == chunk_hash:
-                return record[1]
+            content = self._codec.decode(record[1]) if record is not None and record[0] == chunk_hash else None
+            if content is not None and blake3(content).digest() == chunk_hash:
+                return content
             why = f"the record at {place.offset} of {segment_name(place.segment)} does not verify"
             if len(self._damaged) < DAMAGED_MAX:
                 self._damaged.add(chunk_hash)
@@ -146,17 +168,18 @@ class ChunkStore:
             raise ValueError(f"a chunk of {len(content)} bytes is longer than {CHUNK_BYTES_MAX}")
         if blake3(content).digest() != chunk_hash:
             raise ValueError("content: the bytes are not those of the hash")
+        stored = self._codec.encode(content)
         with self._lock:
             self._raise_failure()
             old = self._place(chunk_hash)
             if old is not None and chunk_hash not in self._damaged:
                 return False
-            self._append(chunk_hash, content)
+            self._append(chunk_hash, stored)
             if old is not None:
                 self._bury(old)
             self._damaged.discard(chunk_hash)
             self._count += 1
-            self._content_bytes += len(content)
+            self._content_bytes += len(stored)
             starts = self._unsynced_bytes >= SYNC_BYTES and not self._background_syncs
             self._background_syncs += starts
         if starts:

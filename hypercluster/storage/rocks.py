@@ -46,6 +46,17 @@ class Applied:
 NOTHING_APPLIED: Final = Applied(NO_INDEX, NO_TERM, ZERO_DIGEST, 0)
 
 
+class HeldRecords(Protocol):
+    """Records of one family in order of their keys, as they were when this was made."""
+
+    def take(self, count_max: int) -> list[tuple[bytes, bytes]]:
+        """The next ones; none at the end. Any thread, one at a time. Raises TurnedAwayError once the state was closed
+        or replaced."""
+
+    def end(self) -> None:
+        """Lets go of the state."""
+
+
 class ChunkBarrier(Protocol):
     """What a flush needs of the chunk store."""
 
@@ -154,6 +165,10 @@ class RocksStore:
 
     def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         return self._database.scan(family, start, end, reverse=reverse)
+
+    def hold(self, family: Family, start: bytes, end: bytes) -> HeldRecords:
+        """Records as they are now, whatever is written later: for a thread beside the loop."""
+        return self._database.hold(family, start, end)
 
     # --- writing -----------------------------------------------------------------------------------
 

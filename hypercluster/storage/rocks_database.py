@@ -12,9 +12,11 @@ Invariants: between two freezes nothing reaches the disk; every call here return
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from rocksdict import AccessType, Cache, Rdict, RdictIter, ReadOptions, WriteBatch, WriteBufferManager
@@ -42,13 +44,14 @@ class _Scan:
     """One iteration over the state as it was when `scan` was called. A scan does not outlive the database: an
     open iterator would keep its directory locked while a checkpoint is installed."""
 
-    __slots__ = ("__weakref__", "_bounds", "_floor", "_iterator", "_path", "_step")
+    __slots__ = ("__weakref__", "_bounds", "_floor", "_iterator", "_lock", "_path", "_step")
 
     def __init__(
         self, iterator: RdictIter, floor: bytes, path: str, bounds: tuple[ReadOptions, bytes], *, reverse: bool
     ) -> None:
         self._bounds = bounds  # the binding copies no bound: it must live as long as the iterator that reads it
         self._iterator: RdictIter | None = iterator
+        self._lock = threading.Lock()  # between `take` in a thread and `end` on the loop
         self._floor = floor  # a reverse scan ends below this key
         self._path = path
         self._step = iterator.prev if reverse else iterator.next
@@ -70,9 +73,17 @@ class _Scan:
         self._step()
         return pair
 
+    def take(self, count_max: int) -> list[tuple[bytes, bytes]]:
+        """The next pairs, none at the end. For a thread beside the loop: whoever closes the database waits until this
+        has returned, so keep it short."""
+        with self._lock:
+            return list(islice(self, count_max))
+
     def end(self) -> None:
-        self._iterator = None
-        del self._step  # it holds the iterator too
+        with self._lock:
+            if self._iterator is not None:
+                self._iterator = None
+                del self._step  # it holds the iterator too
 
 
 def _names_in(path: str) -> Sequence[str]:
@@ -113,6 +124,10 @@ class RocksDatabase:
     def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         if start >= end or family >= len(self._families):
             return iter(())
+        return self.hold(family, start, end, reverse=reverse)
+
+    def hold(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> _Scan:
+        """A scan that may be read beside the loop (`take`), and let go (`end`). The family must be there."""
         bounds = ReadOptions()  # set_iterate_lower_bound of the binding sets the upper bound: the scan keeps the floor
         bounds.set_iterate_upper_bound(end)
         iterator = self._families[family].iter(bounds)

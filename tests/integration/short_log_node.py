@@ -6,6 +6,7 @@ Run as `python -m tests.integration.short_log_node serve --config …`; the prod
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from hypercluster.cli import serve
 from hypercluster.node import op_log
@@ -15,8 +16,8 @@ from hypercluster.state_machine.store import Reader
 KEPT = 20
 
 
-def short_op_log(reader: Reader) -> OpLog:
-    whole = op_log.stored_op_log(reader)
+def short_op_log(reader: Reader, wall_ns: Callable[[], int]) -> OpLog:
+    whole = op_log.stored_op_log(reader, wall_ns)
 
     def retained_from(workspace_id: bytes) -> int:
         head = whole.head(workspace_id)

@@ -28,6 +28,7 @@ from hypercluster.client.live.replica import Replica
 from hypercluster.client.live.shelf import Shelf
 from hypercluster.client.nodes import Nodes
 from hypercluster.client.worker import feed
+from hypercluster.client.worker.snapshots import snapshot
 from hypercluster.client.worker.state import Failure, WorkerState
 from hypercluster.client.worker.thread import MirrorThread
 from hypercluster.errors import DamagedError, HistoryChangedError, HyperClusterError, check
@@ -240,7 +241,7 @@ class Follower:
         self.state = WorkerState.REBUILDING
         building = None
         try:
-            async for piece in feed.snapshot(self._nodes, address, self._shelf.workspace_id):
+            async for piece in snapshot(self._nodes, address, self._shelf.workspace_id):
                 if building is None:
                     building = await self._disk(partial(self._shelf.build, piece.history_id))
                 records = [(record.family, record.key, record.value) for record in piece.records]

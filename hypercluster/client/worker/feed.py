@@ -1,6 +1,6 @@
 """What the cluster tells a worker: the log from a given index, a snapshot, and the session beside them (WS-50, WS-51).
 
-Owns: the three streams and which node they are asked of.
+Owns: the log and the session, and which node they are asked of; snapshots.py has the trees.
 Never: touches the mirror.
 Invariants: records come out in order without gaps; a node that is behind, gone or of a changed history ends the
 stream with an error of our tree, and the caller decides; every message is bounded by the channel.
@@ -9,7 +9,7 @@ stream with an error of our tree, and the caller decides; every message is bound
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
 import grpc
@@ -121,23 +121,6 @@ async def _is_further(nodes: Nodes, workspace_id: bytes, log_index: int) -> bool
     except HyperClusterError:
         return False
     return answer.workspace.log_index >= log_index
-
-
-async def snapshot(nodes: Nodes, address: str, workspace_id: bytes) -> AsyncIterator[workspace_pb2.TreeSnapshotPiece]:
-    """Pieces up to and including the one marked last. Raises NoQuorumError if the node stops before it."""
-    request = workspace_pb2.TreeSnapshotRequest(workspace_id=workspace_id)
-    call = workspace_service(nodes.channel(address)).TreeSnapshot(request)
-    try:
-        piece: workspace_pb2.TreeSnapshotPiece
-        async for piece in call:
-            yield piece
-            if piece.last:
-                return
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc(error, f"snapshot from {address}") from error
-    finally:
-        call.cancel()
-    raise NoQuorumError(f"snapshot from {address}: it ended before its last piece")
 
 
 class Session:

@@ -22,6 +22,7 @@ from hypercluster.client.worker import feed, session_messages
 from hypercluster.client.worker.applying import Applier
 from hypercluster.client.worker.mirror import Mirror
 from hypercluster.client.worker.rebuild import Rebuild
+from hypercluster.client.worker.snapshots import snapshot
 from hypercluster.client.worker.state import Failure, WorkerState, WorkerStatus, write_status
 from hypercluster.client.worker.thread import MirrorThread
 from hypercluster.client.worker.verify import Verification, verify
@@ -213,7 +214,7 @@ class Worker:
             self.status.state = WorkerState.REBUILDING
             rebuild = Rebuild(self._mirror)
             begun = False
-            async for piece in feed.snapshot(self._nodes, address, self._workspace_id):
+            async for piece in snapshot(self._nodes, address, self._workspace_id):
                 if not begun:
                     await self._in_thread(partial(rebuild.begin, piece.history_id))
                     begun = True

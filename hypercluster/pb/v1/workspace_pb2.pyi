@@ -1,5 +1,6 @@
 from hypercluster.pb.v1 import command_pb2 as _command_pb2
 from hypercluster.pb.v1 import read_pb2 as _read_pb2
+from hypercluster.pb.v1 import snapshot_pb2 as _snapshot_pb2
 from hypercluster.pb.v1 import workspace_command_pb2 as _workspace_command_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -299,24 +300,34 @@ class CaughtUp(_message.Message):
     def __init__(self, log_index: _Optional[int] = ..., root: _Optional[bytes] = ...) -> None: ...
 
 class TreeSnapshotRequest(_message.Message):
-    __slots__ = ("workspace_id",)
+    __slots__ = ("workspace_id", "log_index", "from_page", "live")
     WORKSPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    FROM_PAGE_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
     workspace_id: bytes
-    def __init__(self, workspace_id: _Optional[bytes] = ...) -> None: ...
+    log_index: int
+    from_page: int
+    live: bool
+    def __init__(self, workspace_id: _Optional[bytes] = ..., log_index: _Optional[int] = ..., from_page: _Optional[int] = ..., live: _Optional[bool] = ...) -> None: ...
 
 class TreeSnapshotPiece(_message.Message):
-    __slots__ = ("log_index", "root", "records", "last", "history_id")
+    __slots__ = ("log_index", "root", "records", "last", "history_id", "next_page", "manifest")
     LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
     HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
     log_index: int
     root: bytes
     records: _containers.RepeatedCompositeFieldContainer[TreeRecord]
     last: bool
     history_id: bytes
-    def __init__(self, log_index: _Optional[int] = ..., root: _Optional[bytes] = ..., records: _Optional[_Iterable[_Union[TreeRecord, _Mapping]]] = ..., last: _Optional[bool] = ..., history_id: _Optional[bytes] = ...) -> None: ...
+    next_page: int
+    manifest: _snapshot_pb2.SignedManifest
+    def __init__(self, log_index: _Optional[int] = ..., root: _Optional[bytes] = ..., records: _Optional[_Iterable[_Union[TreeRecord, _Mapping]]] = ..., last: _Optional[bool] = ..., history_id: _Optional[bytes] = ..., next_page: _Optional[int] = ..., manifest: _Optional[_Union[_snapshot_pb2.SignedManifest, _Mapping]] = ...) -> None: ...
 
 class TreeRecord(_message.Message):
     __slots__ = ("family", "key", "value")
@@ -581,3 +592,97 @@ class WorkerStatus(_message.Message):
     silent_ms: int
     name: str
     def __init__(self, worker: _Optional[str] = ..., mount_instance: _Optional[bytes] = ..., applied_index: _Optional[int] = ..., lag: _Optional[int] = ..., read_only: _Optional[bool] = ..., missing_chunks: _Optional[int] = ..., error_log_index: _Optional[int] = ..., error_errno: _Optional[int] = ..., error_message: _Optional[str] = ..., pressure: _Optional[_Union[Pressure, _Mapping]] = ..., connected_at_ns: _Optional[int] = ..., silent_ms: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
+
+class ListSnapshotsRequest(_message.Message):
+    __slots__ = ("read", "workspace_id")
+    READ_FIELD_NUMBER: _ClassVar[int]
+    WORKSPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    read: _read_pb2.ReadOptions
+    workspace_id: bytes
+    def __init__(self, read: _Optional[_Union[_read_pb2.ReadOptions, _Mapping]] = ..., workspace_id: _Optional[bytes] = ...) -> None: ...
+
+class SnapshotSummary(_message.Message):
+    __slots__ = ("log_index", "root", "raft_index", "committed_at_ns", "page_count", "bytes_total")
+    LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    RAFT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    log_index: int
+    root: bytes
+    raft_index: int
+    committed_at_ns: int
+    page_count: int
+    bytes_total: int
+    def __init__(self, log_index: _Optional[int] = ..., root: _Optional[bytes] = ..., raft_index: _Optional[int] = ..., committed_at_ns: _Optional[int] = ..., page_count: _Optional[int] = ..., bytes_total: _Optional[int] = ...) -> None: ...
+
+class ListSnapshotsResponse(_message.Message):
+    __slots__ = ("state", "snapshots", "retention")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_FIELD_NUMBER: _ClassVar[int]
+    state: _read_pb2.ReadState
+    snapshots: _containers.RepeatedCompositeFieldContainer[SnapshotSummary]
+    retention: RetentionStatus
+    def __init__(self, state: _Optional[_Union[_read_pb2.ReadState, _Mapping]] = ..., snapshots: _Optional[_Iterable[_Union[SnapshotSummary, _Mapping]]] = ..., retention: _Optional[_Union[RetentionStatus, _Mapping]] = ...) -> None: ...
+
+class RetentionStatus(_message.Message):
+    __slots__ = ("log_floor", "log_bytes", "replay_floor", "log_index", "chunk_count", "chunk_bytes", "gc_rounds", "gc_examined", "gc_candidates", "gc_freed_bytes", "archive_first", "archive_last", "archive_bytes")
+    LOG_FLOOR_FIELD_NUMBER: _ClassVar[int]
+    LOG_BYTES_FIELD_NUMBER: _ClassVar[int]
+    REPLAY_FLOOR_FIELD_NUMBER: _ClassVar[int]
+    LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GC_ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    GC_EXAMINED_FIELD_NUMBER: _ClassVar[int]
+    GC_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    GC_FREED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVE_FIRST_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVE_LAST_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    log_floor: int
+    log_bytes: int
+    replay_floor: int
+    log_index: int
+    chunk_count: int
+    chunk_bytes: int
+    gc_rounds: int
+    gc_examined: int
+    gc_candidates: int
+    gc_freed_bytes: int
+    archive_first: int
+    archive_last: int
+    archive_bytes: int
+    def __init__(self, log_floor: _Optional[int] = ..., log_bytes: _Optional[int] = ..., replay_floor: _Optional[int] = ..., log_index: _Optional[int] = ..., chunk_count: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., gc_rounds: _Optional[int] = ..., gc_examined: _Optional[int] = ..., gc_candidates: _Optional[int] = ..., gc_freed_bytes: _Optional[int] = ..., archive_first: _Optional[int] = ..., archive_last: _Optional[int] = ..., archive_bytes: _Optional[int] = ...) -> None: ...
+
+class TakeSnapshotRequest(_message.Message):
+    __slots__ = ("workspace_id",)
+    WORKSPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    workspace_id: bytes
+    def __init__(self, workspace_id: _Optional[bytes] = ...) -> None: ...
+
+class TakeSnapshotResponse(_message.Message):
+    __slots__ = ("state", "log_index", "taken")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    state: _read_pb2.ReadState
+    log_index: int
+    taken: bool
+    def __init__(self, state: _Optional[_Union[_read_pb2.ReadState, _Mapping]] = ..., log_index: _Optional[int] = ..., taken: _Optional[bool] = ...) -> None: ...
+
+class SnapshotManifestRequest(_message.Message):
+    __slots__ = ("workspace_id", "log_index")
+    WORKSPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    workspace_id: bytes
+    log_index: int
+    def __init__(self, workspace_id: _Optional[bytes] = ..., log_index: _Optional[int] = ...) -> None: ...
+
+class SnapshotManifestResponse(_message.Message):
+    __slots__ = ("manifest",)
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    manifest: _snapshot_pb2.SignedManifest
+    def __init__(self, manifest: _Optional[_Union[_snapshot_pb2.SignedManifest, _Mapping]] = ...) -> None: ...

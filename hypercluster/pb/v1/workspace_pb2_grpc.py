@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class WorkspaceServiceStub:
-    """Everything about workspaces that changes nothing.
+    """Everything about workspaces that changes nothing but what is kept.
     """
 
     def __init__(self, channel):
@@ -80,6 +80,21 @@ class WorkspaceServiceStub:
                 request_serializer=hypercluster_dot_v1_dot_workspace__pb2.TreeSnapshotRequest.SerializeToString,
                 response_deserializer=hypercluster_dot_v1_dot_workspace__pb2.TreeSnapshotPiece.FromString,
                 _registered_method=True)
+        self.ListSnapshots = channel.unary_unary(
+                '/hypercluster.v1.WorkspaceService/ListSnapshots',
+                request_serializer=hypercluster_dot_v1_dot_workspace__pb2.ListSnapshotsRequest.SerializeToString,
+                response_deserializer=hypercluster_dot_v1_dot_workspace__pb2.ListSnapshotsResponse.FromString,
+                _registered_method=True)
+        self.TakeSnapshot = channel.unary_unary(
+                '/hypercluster.v1.WorkspaceService/TakeSnapshot',
+                request_serializer=hypercluster_dot_v1_dot_workspace__pb2.TakeSnapshotRequest.SerializeToString,
+                response_deserializer=hypercluster_dot_v1_dot_workspace__pb2.TakeSnapshotResponse.FromString,
+                _registered_method=True)
+        self.SnapshotManifest = channel.unary_unary(
+                '/hypercluster.v1.WorkspaceService/SnapshotManifest',
+                request_serializer=hypercluster_dot_v1_dot_workspace__pb2.SnapshotManifestRequest.SerializeToString,
+                response_deserializer=hypercluster_dot_v1_dot_workspace__pb2.SnapshotManifestResponse.FromString,
+                _registered_method=True)
         self.IntentStatus = channel.unary_unary(
                 '/hypercluster.v1.WorkspaceService/IntentStatus',
                 request_serializer=hypercluster_dot_v1_dot_workspace__pb2.IntentStatusRequest.SerializeToString,
@@ -103,7 +118,7 @@ class WorkspaceServiceStub:
 
 
 class WorkspaceServiceServicer:
-    """Everything about workspaces that changes nothing.
+    """Everything about workspaces that changes nothing but what is kept.
     """
 
     def List(self, request, context):
@@ -155,6 +170,24 @@ class WorkspaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TreeSnapshot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSnapshots(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakeSnapshot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SnapshotManifest(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,6 +265,21 @@ def add_WorkspaceServiceServicer_to_server(servicer, server):
                     request_deserializer=hypercluster_dot_v1_dot_workspace__pb2.TreeSnapshotRequest.FromString,
                     response_serializer=hypercluster_dot_v1_dot_workspace__pb2.TreeSnapshotPiece.SerializeToString,
             ),
+            'ListSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSnapshots,
+                    request_deserializer=hypercluster_dot_v1_dot_workspace__pb2.ListSnapshotsRequest.FromString,
+                    response_serializer=hypercluster_dot_v1_dot_workspace__pb2.ListSnapshotsResponse.SerializeToString,
+            ),
+            'TakeSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeSnapshot,
+                    request_deserializer=hypercluster_dot_v1_dot_workspace__pb2.TakeSnapshotRequest.FromString,
+                    response_serializer=hypercluster_dot_v1_dot_workspace__pb2.TakeSnapshotResponse.SerializeToString,
+            ),
+            'SnapshotManifest': grpc.unary_unary_rpc_method_handler(
+                    servicer.SnapshotManifest,
+                    request_deserializer=hypercluster_dot_v1_dot_workspace__pb2.SnapshotManifestRequest.FromString,
+                    response_serializer=hypercluster_dot_v1_dot_workspace__pb2.SnapshotManifestResponse.SerializeToString,
+            ),
             'IntentStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.IntentStatus,
                     request_deserializer=hypercluster_dot_v1_dot_workspace__pb2.IntentStatusRequest.FromString,
@@ -261,7 +309,7 @@ def add_WorkspaceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkspaceService:
-    """Everything about workspaces that changes nothing.
+    """Everything about workspaces that changes nothing but what is kept.
     """
 
     @staticmethod
@@ -497,6 +545,87 @@ class WorkspaceService:
             '/hypercluster.v1.WorkspaceService/TreeSnapshot',
             hypercluster_dot_v1_dot_workspace__pb2.TreeSnapshotRequest.SerializeToString,
             hypercluster_dot_v1_dot_workspace__pb2.TreeSnapshotPiece.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hypercluster.v1.WorkspaceService/ListSnapshots',
+            hypercluster_dot_v1_dot_workspace__pb2.ListSnapshotsRequest.SerializeToString,
+            hypercluster_dot_v1_dot_workspace__pb2.ListSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hypercluster.v1.WorkspaceService/TakeSnapshot',
+            hypercluster_dot_v1_dot_workspace__pb2.TakeSnapshotRequest.SerializeToString,
+            hypercluster_dot_v1_dot_workspace__pb2.TakeSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SnapshotManifest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hypercluster.v1.WorkspaceService/SnapshotManifest',
+            hypercluster_dot_v1_dot_workspace__pb2.SnapshotManifestRequest.SerializeToString,
+            hypercluster_dot_v1_dot_workspace__pb2.SnapshotManifestResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,6 +20,8 @@ from tests.unit.node.commands import CALLER, SCOPE, client, hub_set, submit
 from tests.unit.node.test_proposer import Node
 from tests.unit.rpc.test_command_stream import PipeCall, turns
 
+NO_SNAPSHOTS: Any = SimpleNamespace(list_snapshots=None, take_snapshot=None, snapshot_manifest=None, tree_snapshot=None)
+
 
 class World(Node):
     def __init__(self) -> None:
@@ -37,7 +39,7 @@ class World(Node):
         )
         sessions: Any = SimpleNamespace(standing=self.standing, identity=None)
         self.service = WorkspaceService(
-            self.state, SimpleNamespace(), self.reads, SimpleNamespace(), self.proposer, sessions  # type: ignore[arg-type]
+            self.state, SimpleNamespace(), self.reads, SimpleNamespace(), self.proposer, sessions, NO_SNAPSHOTS  # type: ignore[arg-type]
         )  # fmt: skip
 
     async def ask(self, seq: int, caller: Caller = CALLER, lane: int = 1) -> pb.IntentStatusResponse:

@@ -1,0 +1,94 @@
+"""The parts of a node that bound what is kept, put together (WS-53, WS-54).
+
+Owns: their wiring, in straight lines, beside that of cli/serve.py. Never: logic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from hypercluster.cli.node_settings import retention_settings
+from hypercluster.config import Config
+from hypercluster.credentials.tls import ReloadingFiles
+from hypercluster.node.collection import Collection
+from hypercluster.node.fanout import OpLog
+from hypercluster.node.opening import OpenDirectory
+from hypercluster.node.own_lane import OwnLane
+from hypercluster.node.proposer import Proposer
+from hypercluster.node.reads import Reads
+from hypercluster.node.retention import Retention
+from hypercluster.node.standing import Standing
+from hypercluster.node.tree_snapshots import TreeSnapshots
+from hypercluster.raft.engine import Clock
+from hypercluster.rpc.scoped import workspace_of
+from hypercluster.rpc.snapshots import SnapshotCalls, SnapshotParts
+from hypercluster.telemetry.metrics import Metrics
+
+
+class RetentionParts:
+    """`snapshots` is there before the apply loop is; the schedule comes with `start`."""
+
+    def __init__(
+        self,
+        config: Config,
+        directory: OpenDirectory,
+        files: ReloadingFiles,
+        loop: asyncio.AbstractEventLoop,
+        metrics: Metrics,
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._config = config
+        self._metrics = metrics
+        self._reader = directory.storage.store
+        self._history_id = directory.identity.history_id
+        self.snapshots = TreeSnapshots(
+            directory.snapshots,
+            directory.storage.store,
+            directory.storage.store.hold,
+            directory.runners.retention,
+            loop,
+            metrics,
+            directory.identity.history_id,
+            lambda: files.current().pair,
+            on_fatal,
+            bytes_per_s=config.retention.snapshot_bytes_per_s,
+        )
+
+    def start(self, proposer: Proposer, standing: Standing, clock: Clock) -> None:
+        """What the leader proposes."""
+        settings = retention_settings(self._config)
+        self.schedule = Retention(
+            OwnLane(proposer, standing), standing, self._reader, clock, self._metrics, lambda _: settings
+        )
+        self.collection = Collection(
+            OwnLane(proposer, standing),
+            standing,
+            self._reader,
+            clock,
+            self._metrics,
+            self._config.retention.collect_chunks_per_s,
+        )
+
+    def calls(self, reads: Reads, standing: Standing, op_log: OpLog) -> SnapshotCalls:
+        """What clients may ask of it."""
+        parts = SnapshotParts(
+            self._reader,
+            reads,
+            standing,
+            op_log,
+            self.snapshots.store,
+            self.schedule,
+            lambda: self.collection.progress,
+            self._history_id,
+            partial(workspace_of, self._reader),
+        )
+        return SnapshotCalls(parts)
+
+    def looks(self) -> tuple[Callable[[], None], ...]:
+        """What the lifecycle calls now and then."""
+        return self.schedule.look, self.collection.look, self.snapshots.look
+
+    def close(self) -> None:
+        self.snapshots.close()
