@@ -53,7 +53,8 @@ class ChunkCache:
         os.makedirs(path, exist_ok=True)
         # Freed pages are used again, so the file does not grow much past its content.
         try:
-            self._environment = lmdb.open(path, map_size=2 * bytes_max + 1024 * MIB, max_dbs=3, metasync=False)
+            room = 2 * bytes_max + 1024 * MIB
+            self._environment = lmdb.open(path, map_size=room, max_dbs=3, metasync=False, mode=0o600)
             self._chunks = self._environment.open_db(b"chunks")
             self._order = self._environment.open_db(b"order")
             self._numbers = self._environment.open_db(b"numbers")

@@ -38,6 +38,7 @@ TURN_S = 0.002  # the loop is given back after so long
 SLICE_RECORDS_MAX = 256
 FLUSH_EVERY_S = 0.05
 FLUSH_SOONER_CHANGES = 20_000
+UNFLUSHED_CHANGES_MAX = 200_000  # with more in memory the disk goes first
 PAUSE_S = (0.05, 1.0)
 
 
@@ -266,6 +267,9 @@ class Follower:
             await self._came.wait()
             self._came.clear()
             while self.failure is None and (items := self._inbox.ready(SLICE_RECORDS_MAX)):
+                while self.replica.store.unflushed > UNFLUSHED_CHANGES_MAX and self.failure is None:
+                    self._source.flushed.clear()
+                    await self._source.flushed.wait()
                 await self._apply(items)
                 self._left.set()
                 await asyncio.sleep(0)

@@ -36,7 +36,7 @@ class Shelf:
         """Raises MalformedError if another process has it, or another workspace's tree is in it; OSError."""
         self.directory = directory
         self.workspace_id = workspace_id
-        os.makedirs(directory, exist_ok=True)
+        os.makedirs(directory, mode=0o700, exist_ok=True)  # it holds the content of the workspace
         self._lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

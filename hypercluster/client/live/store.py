@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Final
 
 import lmdb
@@ -26,6 +27,7 @@ FORMAT_VERSION: Final = 1
 MAP_BYTES_MAX: Final = 256 * 1024 * MIB  # address space, not room: the file is as large as what is in it
 KEY_BYTES_MAX: Final = 510  # LMDB's own limit, less the family
 GROUP_BYTES: Final = 33  # workspace, kind, directory: keys that are scanned together
+SCAN_PAIRS: Final = 512  # a longer scan reads on as it is asked
 FAMILIES: Final = [bytes([family]) for family in Family]  # LMDB knows no empty key
 
 Value = bytes | None  # None: deleted
@@ -69,7 +71,7 @@ class TreeStore:
         self.path = path
         os.makedirs(path, exist_ok=True)
         try:
-            self._environment = lmdb.open(path, map_size=MAP_BYTES_MAX, max_dbs=2, metasync=False)
+            self._environment = lmdb.open(path, map_size=MAP_BYTES_MAX, max_dbs=2, metasync=False, mode=0o600)
             self._pairs = self._environment.open_db(b"pair")
             self._records = self._environment.open_db(b"record")
         except lmdb.Error as error:
@@ -99,23 +101,29 @@ class TreeStore:
         return self._reading.get(FAMILIES[family] + key, db=self._pairs)
 
     def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        found: dict[bytes, Value] = {}
-        mark, beyond = FAMILIES[family], FAMILIES[family] + end
-        with self._reading.cursor(self._pairs) as cursor:
-            if cursor.set_range(mark + start):
-                for key, present in cursor:
-                    if key >= beyond:
-                        break
-                    found[key[1:]] = present
         newer: dict[bytes, Value] = {}
         if self._flushing is not None:
             newer |= self._flushing.between(family, start, end)
         newer |= self._active.between(family, start, end)
+        mark, beyond = FAMILIES[family], FAMILIES[family] + end
+        if not newer and not reverse:
+            first = list(islice(self._stored(self._reading, mark + start, beyond), SCAN_PAIRS))
+            if len(first) < SCAN_PAIRS:
+                return iter(first)
+            # A transaction of its own sees what is on disk now for as long as the scan goes on.
+            return chain(first, self._stored(self._environment.begin(), mark + first[-1][0] + b"\0", beyond))
+        found: dict[bytes, Value] = dict(self._stored(self._reading, mark + start, beyond))
         found |= newer
-        keys = sorted(found) if newer else list(found)
-        if reverse:
-            keys.reverse()
-        return iter([(key, value) for key in keys if (value := found[key]) is not None])
+        return iter([(key, value) for key in sorted(found, reverse=reverse) if (value := found[key]) is not None])
+
+    def _stored(self, transaction: lmdb.Transaction[bytes], start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs on disk from `start` on and below `end`, families included; the keys come without."""
+        with transaction.cursor(self._pairs) as cursor:
+            if cursor.set_range(start):
+                for key, value in cursor:
+                    if key >= end:
+                        return
+                    yield key[1:], value
 
     def write(self, changes: Iterable[Change]) -> None:
         put = self._active.put

@@ -13,6 +13,8 @@ import pytest
 from blake3 import blake3
 
 from hypercluster.client.live import chunk_cache, opens, replica
+from hypercluster.client.live import following as following_module
+from hypercluster.client.live import store as live_store
 from hypercluster.client.live.live_tree import LiveSettings
 from hypercluster.client.live.ports import ROOT_ID, Applied, Process, Recall
 from hypercluster.errors import MalformedError, NoQuorumError
@@ -472,6 +474,54 @@ async def test_a_replay_that_differs_stops_before_it_and_says_so(tmp_path: Path)
             await asyncio.wait_for(tree.barrier(), 20)
             assert tree.view.read_only_reason == ""
             assert [name for name, _ in tree.view.list(ROOT_ID)] == [b"bad", b"good"]
+
+
+@pytest.mark.req("WS-5")
+async def test_a_disk_that_fails_stops_it_for_this_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with SiteNode(founded()) as node:
+        async with following(node, tmp_path / "a") as tree:
+            await create(tree, b"durable")
+            await eventually(lambda: tree.status().durable_index == 1, "it is on disk")
+            with monkeypatch.context() as patch:
+
+                def full(_: object) -> None:
+                    raise OSError(errno.ENOSPC, "no space left")
+
+                patch.setattr(live_store.TreeStore, "flush", full)
+                await create(tree, b"visible")
+                await eventually(lambda: "no space left" in tree.view.read_only_reason, "the tree stops")
+                with pytest.raises(OSError) as caught:
+                    await create(tree, b"refused")
+                assert caught.value.errno == errno.EROFS
+                assert [name for name, _ in tree.view.list(ROOT_ID)] == [b"durable", b"visible"]
+                assert tree.status().error_errno == errno.ENOSPC
+            await tree.clear_failure(rebuild=False)
+            await create(tree, b"again")
+            await eventually(lambda: tree.status().durable_index == 3, "it is on disk")
+        async with following(node, tmp_path / "a") as tree:
+            assert len(tree.view.list(ROOT_ID)) == 3
+
+
+async def test_applying_waits_for_a_disk_that_is_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following_module, "UNFLUSHED_CHANGES_MAX", 10)
+    gate, flush = threading.Event(), live_store.TreeStore.flush
+
+    def slow(store: live_store.TreeStore) -> None:
+        gate.wait(20)
+        flush(store)
+
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+        await eventually(lambda: tree.status().state == "live", "it follows")
+        monkeypatch.setattr(live_store.TreeStore, "flush", slow)
+        try:
+            for number in range(20):
+                node.site.file(b"%d" % number)
+                await node.tell()
+            await eventually(lambda: tree.view.applied_index > 0, "it begins")
+            await never(lambda: tree.view.applied_index == 20, "everything is in memory", 0.2)
+        finally:
+            gate.set()
+        await asyncio.wait_for(tree.wait_applied(20), 20)
 
 
 async def test_a_log_that_tells_another_story_than_an_acknowledgement_stops_the_tree(tmp_path: Path) -> None:
