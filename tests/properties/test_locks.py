@@ -22,11 +22,10 @@ from hypercluster.state_machine.coordination.events import LockEvent, LockRow
 from hypercluster.state_machine.coordination.queries import Target
 from hypercluster.state_machine.decoded import DecodedGroup
 from hypercluster.state_machine.outcome import ERRNO, FENCED, LOCK_HELD_EXPIRING, FileOutcome
-from hypercluster.state_machine.store import Family
 from hypercluster.state_machine.wire import read_run
 from tests.fakes.commands import ENTRY_NS, SCOPE, STAMP_NS, Replica, client, group, submit
 from tests.unit.coordination.lock_model import EXCLUSIVE, GRACE, HELD, PERMIT, QUEUED, SHARED, Answer, LockModel
-from tests.unit.coordination.table import LEADER, acquire, on, reclaim, release
+from tests.unit.coordination.table import LEADER, acquire, lock_records, on, reclaim, release
 from tests.unit.workspace import ops
 
 SEEDS = [int(os.environ["HYPERCLUSTER_SEED"])] if "HYPERCLUSTER_SEED" in os.environ else range(20)
@@ -226,8 +225,7 @@ class Walk:
                 now = STAMP_NS + (int(self.warm.index) + 1) * ENTRY_NS
                 made = self.of(asked.owner[0], release(asked.id))
                 assert said(self.entry([made])[0]) == self.model.release(now, asked.owner[0], asked.id)
-        left = [pair for pair in self.warm.store.items() if pair.family is Family.COORDINATION]
-        assert left == [], self.say("records without a lock")
+        assert lock_records(self.warm.store) == [], self.say("records without a lock")
 
 
 def said(outcome: FileOutcome) -> Answer:

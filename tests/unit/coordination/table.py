@@ -28,7 +28,7 @@ from hypercluster.state_machine.coordination.queries import Target
 from hypercluster.state_machine.coordination.records import FREE, GRACE, HELD, QUEUED
 from hypercluster.state_machine.decoded import DecodedGroup
 from hypercluster.state_machine.outcome import Applied, FileOutcome, LockGrant
-from hypercluster.state_machine.store import MemoryStore
+from hypercluster.state_machine.store import Change, Family, MemoryStore
 from hypercluster.state_machine.wire import read_run
 from hypercluster.values import Scope
 from tests.fakes.commands import SCOPE, Replica, client, group, submit
@@ -166,3 +166,8 @@ def step(grant: LockGrant, from_state: int, to_state: int, wait_until_ns: int = 
         to_state=to_state,  # type: ignore[arg-type]
         wait_until_ns=wait_until_ns,
     )
+
+
+def lock_records(store: MemoryStore) -> list[Change]:
+    """What is stored of locks: keys of coordination that go on with L behind the workspace."""
+    return [pair for pair in store.items() if pair.family is Family.COORDINATION and pair.key[16:17] == b"L"]
