@@ -12,7 +12,7 @@ from hypercluster.state_machine.store import Family
 from hypercluster.state_machine.workspace.errnos import EINVAL, ENOENT, EWOULDBLOCK
 from hypercluster.values import Scope
 from tests.fakes.commands import ENTRY_NS, client
-from tests.unit.coordination.table import LockSite, P, S, X, acquire, reclaim, release, step
+from tests.unit.coordination.table import LockSite, P, S, X, acquire, lock_records, reclaim, release, step
 from tests.unit.workspace import ops
 
 
