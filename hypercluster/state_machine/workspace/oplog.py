@@ -128,6 +128,13 @@ def scan_log(reader: Reader, workspace_id: bytes, from_index: int) -> Iterator[L
         yield LogSlicePart(int.from_bytes(key[-8:], "big"), batch)
 
 
+def scan_log_back(reader: Reader, workspace_id: bytes) -> Iterator[LogSlicePart]:
+    """All batches that are kept, the newest first."""
+    start, end = log_key(workspace_id, 0), prefix_end(_WORKSPACE + workspace_id)
+    for key, batch in reader.scan(Family.OPLOG, start, end, reverse=True):
+        yield LogSlicePart(int.from_bytes(key[-8:], "big"), batch)
+
+
 def log_floor(reader: Reader, workspace_id: bytes) -> int | None:
     """The lowest log_index kept; None if the log is empty."""
     start, end = log_key(workspace_id, 0), prefix_end(_WORKSPACE + workspace_id)
