@@ -24,8 +24,12 @@ from hypercluster.rpc.calls import Call
 from hypercluster.rpc.reading import bounded, state_of, wish_of
 from hypercluster.rpc.scoped import workspace_of
 from hypercluster.state_machine.coordination import queries
+from hypercluster.state_machine.coordination.claiming import read_settings
 from hypercluster.state_machine.coordination.events import LockRow
+from hypercluster.state_machine.coordination.reservations import live_reservations
+from hypercluster.state_machine.meta import read_applied
 from hypercluster.state_machine.store import Reader
+from hypercluster.state_machine.workspace.hazard_list import newest_hazards
 from hypercluster.values import ReadLevel
 
 ID_BYTES = 16
@@ -79,20 +83,27 @@ class CoordinationService:
         )
 
     async def hazards(self, request: pb.HazardsRequest, call: Call) -> pb.HazardsResponse:
-        bounded("limit", request.limit, HAZARDS_MAX, HAZARDS_DEFAULT)
+        count_max = bounded("limit", request.limit, HAZARDS_MAX, HAZARDS_DEFAULT)
         point = await self._reads.point(wish_of(request.read), call.timeout_s)
         workspace_of(self._reader, request.workspace_id, call)
-        return pb.HazardsResponse(state=state_of(point))
+        found = newest_hazards(self._reader, request.workspace_id, count_max)
+        return pb.HazardsResponse(state=state_of(point), hazards=[messages.hazard_record(one) for one in found])
 
     async def reservations(self, request: pb.ReservationsRequest, call: Call) -> pb.ReservationsResponse:
         point = await self._reads.point(wish_of(request.read), call.timeout_s)
         workspace_of(self._reader, request.workspace_id, call)
-        return pb.ReservationsResponse(state=state_of(point))
+        # As of the last stamp that was applied: each says when it ends.
+        found = live_reservations(self._reader, request.workspace_id, read_applied(self._reader).last_stamp_ns)
+        return pb.ReservationsResponse(
+            state=state_of(point), reservations=[messages.reservation_record(one) for one in found]
+        )
 
     async def settings(self, request: pb.WorkspaceSettingsRequest, call: Call) -> pb.WorkspaceSettingsResponse:
         point = await self._reads.point(wish_of(request.read), call.timeout_s)
         workspace_of(self._reader, request.workspace_id, call)
-        return pb.WorkspaceSettingsResponse(state=state_of(point))
+        found = read_settings(self._reader, request.workspace_id)
+        settings = None if found is None else messages.settings_record(found)
+        return pb.WorkspaceSettingsResponse(state=state_of(point), settings=settings)
 
     # -- events -------------------------------------------------------------------------------------
 

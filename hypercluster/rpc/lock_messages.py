@@ -1,4 +1,4 @@
-"""Locks, hazards and what befalls them as messages.
+"""Locks, reservations, settings, hazards and what befalls them as messages.
 
 Owns: the conversions. Never: reads.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from hypercluster.pb.v1 import coordination_command_pb2 as command_pb
 from hypercluster.pb.v1 import coordination_pb2 as pb
 from hypercluster.state_machine.coordination.events import CoordinationEvent, HazardEvent, LockRow
+from hypercluster.state_machine.coordination.reservations import Reservation
+from hypercluster.state_machine.coordination.settings import WorkspaceSettings
 
 
 def target(lock: LockRow) -> command_pb.LockTarget:
@@ -49,6 +51,30 @@ def hazard_record(hazard: HazardEvent) -> pb.HazardEvent:
         other_worker=hazard.other_worker,
         other_agent=hazard.other_agent,
         path=hazard.path,
+    )
+
+
+def reservation_record(found: Reservation) -> pb.ReservationRecord:
+    return pb.ReservationRecord(
+        reservation_id=found.reservation_id,
+        pattern=found.pattern,
+        exclusive=found.exclusive,
+        expires_ns=found.expires_ns,
+        worker=found.worker,
+        agent=found.agent,
+        client_id=found.client_id,
+    )
+
+
+def settings_record(found: WorkspaceSettings) -> command_pb.WorkspaceSet:
+    """Every field is there, also where nobody has set it."""
+    return command_pb.WorkspaceSet(
+        local_patterns=found.local_patterns,
+        enforce_reservations=found.enforce_reservations,
+        quota_bytes=found.quota_bytes,
+        quota_nodes=found.quota_nodes,
+        snapshot_every_s=found.snapshot_every_s,
+        snapshots_kept=found.snapshots_kept,
     )
 
 
