@@ -258,3 +258,11 @@ def test_locks_do_what_the_specification_says(seed: int) -> None:
 
 def test_the_walks_meet_deadlocks() -> None:
     assert sum(walk_through(seed).deadlocks for seed in (1, 3, 9)) > 0
+
+
+@pytest.mark.long
+@pytest.mark.req("WS-40", "WS-41", "WS-42", "WS-43", "WS-47", "D-10")
+@pytest.mark.parametrize("start", range(1_000, 2_000, 100))
+def test_locks_over_a_thousand_seeds(start: int) -> None:
+    for seed in range(start, start + 100):
+        walk_through(seed)
