@@ -21,7 +21,7 @@ STOOD_STILL_S = 3 * LOOK_S  # a leader that has not looked for so long counts an
 # With less than ten intervals the estimate may be the prior's 1.82 heartbeats, with more a P95 of what is let through,
 # and k is 1.6; a look comes every LOOK_S.
 DETECT_WITHIN_S = 1.6 * 1.6 * 1.8225 * HEARTBEAT_S + 2 * LOOK_S
-FALSE_PER_WORKER_DAY = 1.0
+FALSE_PER_WORKER_DAY = 0.1
 FALSE_ALLOWED = 5  # whatever the length: a short run has few worker-days
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import random
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from hypercluster import limits
@@ -97,6 +97,17 @@ def draw_long(seed: int, hours: float, fault_every_s: float) -> Draw:
         learners=LEARNERS,
         client_wake_s=5.0,
     )
+
+
+def growth(samples: Sequence[Counter[str]]) -> tuple[Counter[str], dict[str, tuple[int, int]]]:
+    """The most there were of each type in the second half, and those of which there were too many beside the first."""
+    half = len(samples) // 2
+    early, late = Counter[str](), Counter[str]()
+    for number, sample in enumerate(samples):
+        (early if number < half else late).__ior__(sample)
+    early |= BOUNDED
+    grown = {kind: (early[kind], n) for kind, n in late.items() if n > early[kind] * GROWTH_FACTOR + GROWTH_SLACK}
+    return late, grown
 
 
 class RingJudge:
@@ -305,13 +316,7 @@ class LongWorld(World):
         self._check_growth()
 
     def _check_growth(self) -> None:
-        """The most there were of each type in the second half of the run, against the first."""
-        half = len(self._samples) // 2
-        early, late = Counter[str](), Counter[str]()
-        for number, sample in enumerate(self._samples):
-            (early if number < half else late).__ior__(sample)
-        early |= BOUNDED
-        grown = {kind: (early[kind], n) for kind, n in late.items() if n > early[kind] * GROWTH_FACTOR + GROWTH_SLACK}
+        late, grown = growth(self._samples)
         if grown and self.found.hours >= GROWTH_FROM_H:
             raise ViolationError("memory follows time", f"live objects, first and second half: {grown}")
         self.found.objects = dict(late.most_common(8))

@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -17,7 +18,7 @@ from hypercluster.node import mirror_ring
 from hypercluster.node.fanout import Fanout, Watch
 from hypercluster.node.phi import Durations
 from tests.simulation.long_run import run_long
-from tests.simulation.long_world import LongSummary
+from tests.simulation.long_world import LongSummary, growth
 
 SEED = os.environ.get("LONG_SEED")
 BAD_SEED, BAD_HOURS, BAD_WORKERS = 2, 0.3, 40
@@ -63,6 +64,14 @@ def test_one_seed_one_day_in_any_process() -> None:
         ).stdout
         told.add("\n".join(line for line in out.splitlines() if not line.startswith("CPU")))
     assert len(told) == 1
+
+
+@pytest.mark.req("CH-11")
+def test_what_grows_with_time_is_told_from_what_varies() -> None:
+    steady = [Counter({"Watch": 200 - number % 3, "LogEntry": 50 * number, "Lane": 4}) for number in range(24)]
+    assert growth(steady)[1] == {}
+    leaks = [sample + Counter({"Watch": 150 * number}) for number, sample in enumerate(steady)]
+    assert growth(leaks)[1] == {"Watch": (1848, 3648)}
 
 
 def _forgets_nothing(patch: pytest.MonkeyPatch) -> None:
