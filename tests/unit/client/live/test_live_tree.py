@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from hypercluster.client.chunking import split
 from hypercluster.client.live import chunk_cache, opens, replica
 from hypercluster.client.live import following as following_module
 from hypercluster.client.live import store as live_store
@@ -19,6 +20,7 @@ from hypercluster.client.live.live_tree import LiveSettings
 from hypercluster.client.live.ports import ROOT_ID, Applied, Process, Recall
 from hypercluster.errors import MalformedError, NoQuorumError
 from hypercluster.pb.v1 import command_pb2
+from hypercluster.pb.v1 import coordination_command_pb2 as lock_pb
 from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
 from hypercluster.pb.v1.workspace_command_pb2 import FileCommand, LogBatch
 from tests.fakes.site_node import SiteNode
@@ -134,6 +136,62 @@ async def test_refusals_are_errnos(tmp_path: Path) -> None:
         ):
             with pytest.raises(OSError):
                 call()
+
+
+@pytest.mark.req("WS-32")
+async def test_content_that_is_cached_here_and_gone_there_is_sent_after_all(tmp_path: Path) -> None:
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+        inode_id = await create(tree, b"f")
+        content = random.Random(1).randbytes(150_000)
+        chunks = {bytes(piece.chunk_hash): piece.content for piece in split(content)}
+        tree._cache.put(chunks)
+        await write(tree, inode_id, content)
+        sent = [command_pb2.Command.FromString(c).chunk_put.hash for s in node.seen for c in s.commands]
+        assert [chunk_hash for chunk_hash in sent if chunk_hash] == list(chunks)
+        assert await read(tree, inode_id) == node.site.content(inode_id) == content
+
+
+@pytest.mark.req("WS-29")
+async def test_a_quota_is_edquot_also_where_the_content_hits_it(tmp_path: Path) -> None:
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+        inode_id = await create(tree, b"f")
+        node.site.done(ops.workspace_set(quota_bytes=50_000, quota_nodes=3))
+        await write(tree, inode_id, bytes(40_000))
+        for too_much in (
+            lambda: write(tree, inode_id, random.Random(1).randbytes(30_000), 40_000),
+            lambda: write(tree, inode_id, random.Random(2).randbytes(8_000) + b"!" * 4_000, 40_000),
+            lambda: write(tree, inode_id, random.Random(3).randbytes(8_000) * 2, 40_000),
+        ):
+            with pytest.raises(OSError) as caught:
+                await too_much()
+            assert caught.value.errno == errno.EDQUOT
+        await create(tree, b"g")
+        with pytest.raises(OSError) as caught:
+            await create(tree, b"h")
+        assert caught.value.errno == errno.EDQUOT
+        assert tree.view.node(inode_id).size == 40_000
+
+
+@pytest.mark.req("WS-42")
+async def test_a_stale_token_is_estale(tmp_path: Path) -> None:
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+        inode_id = await create(tree, b"f")
+        target = lock_pb.LockTarget(inode_id=inode_id)
+        acquire = lock_pb.LockAcquire(target=target, kind=lock_pb.LOCK_KIND_EXCLUSIVE, handle_id=1)
+        command = command_pb2.Command(coordination=lock_pb.CoordinationCommand(lock_acquire=acquire))
+        lock = node.site.done(command).lock
+        assert lock is not None
+        for token, number in ((lock.token, 0), (lock.token - 1, errno.ESTALE), (lock.token + 1, errno.ESTALE)):
+            guarded = FileCommand(truncate=file_pb.Truncate(inode_id=inode_id, size=token))
+            guarded.guards.append(lock_pb.Guard(token=token))
+            try:
+                await tree.mutate(ME, guarded)
+                found = 0
+            except OSError as error:
+                found = error.errno or -1
+            assert found == number
+        assert tree.view.node(inode_id).size == lock.token
+        assert tree.view.root == node.site.header.root
 
 
 @pytest.mark.req("WS-34")
