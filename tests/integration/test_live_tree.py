@@ -19,7 +19,7 @@ import pytest_asyncio
 from hypercluster.client.client import Client
 from hypercluster.client.lane_types import MS_NS, S_NS, LaneSettings
 from hypercluster.client.live.live_tree import LiveWorkspace
-from hypercluster.client.live.ports import ROOT_ID, Process
+from hypercluster.client.live.ports import KIND_DIRECTORY, ROOT_ID, Process
 from hypercluster.client.workspace import Workspace
 from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
 from tests.integration.cluster import Cluster, eventually
@@ -258,3 +258,71 @@ async def test_an_open_outcome_is_abandoned_before_the_process_goes_on(
             await create(tree, b"later %d" % number)
         await tree.barrier()
         assert (b"open" in [name for name, _ in tree.view.list(ROOT_ID)]) == (b"open" in names)
+
+
+@pytest.mark.long
+@pytest.mark.req("WS-1", "WS-2", "WS-3")
+@pytest.mark.parametrize("seed", range(2))
+async def test_workers_and_leaders_that_are_killed_at_random(
+    client: Client, cluster: Cluster, tmp_path: Path, seed: int
+) -> None:
+    """Three workers, each killed and started again; now and then the leader. In the end all see one tree."""
+    print(f"seed {seed}")
+    draw = random.Random(seed)
+    workspace = await client.create_workspace(f"churn-{seed}")
+    states = [tmp_path / f"w{number}" for number in range(3)]
+
+    def start(state: Path) -> subprocess.Popen[bytes]:
+        arguments = [str(cluster.client_file), workspace.name, str(state), f"{seed}.{draw.random()}"]
+        with (tmp_path / f"{state.name}.out").open("ab") as out, (tmp_path / f"{state.name}.err").open("ab") as err:
+            command = [sys.executable, "-m", "tests.integration.live_churn", *arguments]
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+
+    processes = {state: start(state) for state in states}
+
+    def lines() -> int:
+        return sum((tmp_path / f"{state.name}.out").read_bytes().count(b"\n") for state in states)
+
+    try:
+        for kill in range(12):
+            before = lines()
+            await eventually(lambda before=before: lines() > before + 60, "work goes on", 60)  # type: ignore[misc]
+            victim = draw.choice(states)
+            assert processes[victim].poll() is None, (tmp_path / f"{victim.name}.err").read_text()
+            processes[victim].kill()
+            processes[victim].wait()
+            processes[victim] = start(victim)
+            if kill % 4 == 3:
+                await cluster.restart(await cluster.leader())
+                await cluster.leader()
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+    for state in states:
+        assert (tmp_path / f"{state.name}.err").read_text() == ""
+    wanted = await workspace.barrier()
+    contents: list[dict[bytes, bytes]] = []
+    for state in states:
+        async with live(cluster, workspace, state) as tree:
+            await tree.barrier()
+            assert tree.status().snapshots == 0
+            assert tree.view.read_only_reason == ""
+            assert tree.view.root == wanted.workspace.root
+            contents.append(await contents_of(tree))
+    assert contents[0] == contents[1] == contents[2]
+
+
+async def contents_of(tree: LiveWorkspace) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    pending = [ROOT_ID]
+    while pending:
+        for _, node in tree.view.list(pending.pop()):
+            path = tree.view.path_of(node.inode_id)
+            assert path is not None
+            if node.kind == KIND_DIRECTORY:
+                pending.append(node.inode_id)
+                found[path] = b"/"
+            else:
+                found[path] = await read(tree, node.inode_id)
+    return found

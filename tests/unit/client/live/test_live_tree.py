@@ -508,7 +508,8 @@ def other_root(batch: LogBatch) -> LogBatch:
 
 
 @pytest.mark.req("WS-5")
-async def test_a_replay_that_differs_stops_before_it_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rebuild", [False, True])
+async def test_a_replay_that_differs_stops_before_it_and_says_so(tmp_path: Path, rebuild: bool) -> None:
     site = founded()
     async with SiteNode(site) as node:
         async with following(node, tmp_path / "a") as tree:
@@ -528,8 +529,9 @@ async def test_a_replay_that_differs_stops_before_it_and_says_so(tmp_path: Path)
         node.liar = None
         async with following(node, tmp_path / "a") as tree:
             assert tree.status().error_log_index == 2  # it is there again after a restart
-            await tree.clear_failure(rebuild=False)
+            await tree.clear_failure(rebuild=rebuild)
             await asyncio.wait_for(tree.barrier(), 20)
+            assert tree.status().snapshots == rebuild
             assert tree.view.read_only_reason == ""
             assert [name for name, _ in tree.view.list(ROOT_ID)] == [b"bad", b"good"]
 
