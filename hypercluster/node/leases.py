@@ -21,6 +21,7 @@ from hypercluster.node.lease_timers import FREE, GRACE, HELD, QUEUED, RETRY_S, L
 from hypercluster.node.own_lane import OwnLane, was_judged
 from hypercluster.node.reads import ReadPoint, Reads, ReadWish
 from hypercluster.node.standing import Standing
+from hypercluster.node.tenure import Tenure
 from hypercluster.node.words import Caller, Sink, Turns, Verdict
 from hypercluster.pb.v1.command_pb2 import Command, MaintenanceCommand
 from hypercluster.pb.v1.coordination_command_pb2 import LockStep, LockSteps
@@ -30,7 +31,6 @@ from hypercluster.state_machine.coordination.events import CoordinationEvent, Lo
 from hypercluster.state_machine.decoded import HubOp, Run
 from hypercluster.state_machine.store import Reader
 from hypercluster.telemetry.metrics import Metrics
-from hypercluster.values import Role
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Leases:
         self._clock = clock
         self._metrics = metrics
         self.timers = LeaseTimers()
-        self._term = 0  # in which the timers began; 0: this node does not lead
+        self._tenure = Tenure(standing)
         self._loaded = False
         self._load_after = (b"", 0)
         self._wanted: list[Step] = []  # to be proposed as soon as the lane is free
@@ -87,7 +87,7 @@ class Leases:
     def look(self) -> None:
         """Follows leadership, and proposes what is due."""
         self._sync()
-        if self._term:
+        if self._tenure.term:
             if self._lane.idle and not self._wanted:
                 now_s, wall_ns = self._clock.monotonic(), self._clock.wall_ns()
                 self._wanted += self.timers.due(now_s, wall_ns, STEPS_A_MESSAGE)
@@ -96,11 +96,9 @@ class Leases:
             self._metrics.locks.labels(name).set(self.timers.counts[state])
 
     def _sync(self) -> None:
-        status = self._standing.status_now()
-        term = int(status.term) if status.role is Role.LEADER else 0
-        if term == self._term:
+        if not self._tenure.changed():
             return
-        self._term = term
+        term = self._tenure.term
         self._wanted.clear()
         self._tell(list(self._waiting))
         if not term:
@@ -113,7 +111,7 @@ class Leases:
     def _load(self, term: int) -> None:
         """One page of the state's leases, then the next one in a later turn. Whatever moves meanwhile is told by an
         event, and whoever is renewed before its page is read then."""
-        if term != self._term:
+        if term != self._tenure.term:
             return
         page = queries.leases(self._reader, self._load_after, LEASES_A_TURN)
         self.timers.see(page.rows, self._clock.monotonic())
@@ -128,7 +126,7 @@ class Leases:
 
     def on_events(self, events: Sequence[tuple[bytes, CoordinationEvent]]) -> None:
         """Called by the apply loop, after the store has the entry that they are of."""
-        if not self._term:
+        if not self._tenure.term:
             return
         now_s = self._clock.monotonic()
         for _, event in events:
@@ -156,10 +154,10 @@ class Leases:
             MaintenanceCommand(lock_steps=LockSteps(workspace_id=workspace_id, steps=[_message(s) for s in piece]))
             for workspace_id, piece in pieces[:SUBMIT_COMMANDS_MAX]
         ]
-        term = self._term
+        term = self._tenure.term
 
         def answered(verdicts: Sequence[Verdict]) -> None:
-            if term != self._term:
+            if term != self._tenure.term:
                 return
             self.timers.settle(taken, self._clock.monotonic())
             lock_ids = [step.lock_id for step in taken]
@@ -267,10 +265,10 @@ class Leases:
                 )
         for lock_id in lock_ids:
             self.timers.claim(lock_id, 1)
-        term = self._term
+        term = self._tenure.term
 
         def told(verdicts: Sequence[Verdict]) -> None:
-            if term == self._term:
+            if term == self._tenure.term:
                 for lock_id in lock_ids:
                     self.timers.claim(lock_id, -1)
                 self._tell(lock_ids)

@@ -73,6 +73,8 @@ class Metrics:
         self.locks = gauge("hypercluster_locks", "Locks and waits of the whole cluster, on the leader", ("state",))
         self.renewals = counter("hypercluster_renewals", "Leases of renewals answered, by what was said", ("state",))
         self.lease_steps = counter("hypercluster_lease_steps", "Logged moves of leases, by what ended", ("ended",))
+        self.open_leases = gauge("hypercluster_open_leases", "Inodes that workers hold open for long, on the leader")
+        self.reaped = counter("hypercluster_reaped", "Orphans that this leader had removed")
         self.hazards = counter("hypercluster_hazards", "Operations that may have undone another", ("kind",))
         self.event_watchers = gauge("hypercluster_event_watchers", "Open watches of locks and hazards")
         self.event_resyncs = counter("hypercluster_event_resyncs", "Slow watchers given the present list of locks")
