@@ -42,10 +42,12 @@ from hypercluster.node.lifecycle import Fatal, Hooks, Lifecycle
 from hypercluster.node.maintenance import Maintenance, MaintenanceSettings
 from hypercluster.node.members import Promotion
 from hypercluster.node.op_log import stored_op_log
+from hypercluster.node.open_leases import OpenLeases
 from hypercluster.node.opening import OpenDirectory, Runners, open_directory
 from hypercluster.node.own_lane import OwnLane
 from hypercluster.node.proposer import Admission, Proposer
 from hypercluster.node.reads import Reads, staleness_ms
+from hypercluster.node.reaping import Reaping
 from hypercluster.node.report import Fixed, Reporter
 from hypercluster.node.standing import Standing
 from hypercluster.node.timed_syncs import TimedSyncs
@@ -168,6 +170,8 @@ class _Wiring:
             looks=(
                 Promotion(self.engine, self.standing, self.clock).look,
                 self.leases.look,
+                self.open_leases.look,
+                self.reaping.look,
                 *self.retention.looks(),
             ),
         )
@@ -256,8 +260,6 @@ class _Wiring:
         )
         settings = proposer_settings(self.config)
         self.proposer = Proposer(self.engine, self.standing, admission, self.loop, self.clock, self.metrics, settings)
-        lane = OwnLane(self.proposer, self.standing)
-        self.leases = Leases(storage.store, self.reads, self.standing, lane, self.loop, self.clock, self.metrics)
         self.workers = WorkerTable(self.metrics)
         self.reporter = Reporter(
             self.standing,
@@ -286,7 +288,16 @@ class _Wiring:
             storage.free_bytes,
             MaintenanceSettings(),
         )
+        self._wire_leases()
         self.retention.start(self.proposer, self.standing, self.clock)
+
+    def _wire_leases(self) -> None:
+        """Each proposes on a lane of its own: none waits for another."""
+        reader, standing, clock, metrics = self.directory.storage.store, self.standing, self.clock, self.metrics
+        lanes = [OwnLane(self.proposer, standing) for _ in range(3)]
+        self.leases = Leases(reader, self.reads, standing, lanes[0], self.loop, clock, metrics)
+        self.open_leases = OpenLeases(reader, standing, lanes[1], clock, metrics)
+        self.reaping = Reaping(reader, standing, lanes[2], clock, metrics)
 
     def _on_applied(self, index: int) -> None:
         self.reads.on_applied(index)
@@ -322,7 +333,7 @@ class _Wiring:
                 storage.store, storage.chunks, self.reads, self.fanout, self.proposer, sessions, snapshots
             ),
             "hypercluster.v1.CoordinationService": CoordinationService(
-                storage.store, self.reads, self.leases, self.events, lambda: self.host.applied_index
+                storage.store, self.reads, self.leases, self.open_leases, self.events
             ),
             "hypercluster.v1.ClusterService": ClusterService(self.engine, self.standing, self.reporter),
         }

@@ -88,24 +88,17 @@ class OpenLeases:
     def _load(self) -> Iterator[None]:
         """What is logged, in turns of a bounded size. Nobody else changes it: what others had proposed is applied."""
         now_s = self._clock.monotonic()
-        place, seen, full = b"", 0, True
-        while full:
-            full = False
-            for place, workspace_id in scan_workspaces(self._reader, place):
-                after = None
-                while True:
-                    page = leases.list_leases(self._reader, workspace_id, after, LEASES_A_TURN)
-                    for lease in page:
-                        self._take_in((workspace_id, lease.worker), lease.inode_id, now_s)
-                    if len(page) < LEASES_A_TURN:
-                        break
-                    after = page[-1]
-                    yield
-                seen += 1
-                if seen % WORKSPACES_A_TURN == 0:
-                    full = True
+        for number, (_, workspace_id) in enumerate(scan_workspaces(self._reader), 1):
+            after: leases.OpenLease | None = None
+            while True:
+                page = leases.list_leases(self._reader, workspace_id, after, LEASES_A_TURN)
+                for lease in page:
+                    self._take_in((workspace_id, lease.worker), lease.inode_id, now_s)
+                if len(page) < LEASES_A_TURN:
                     break
-            if full:
+                after = page[-1]
+                yield
+            if number % WORKSPACES_A_TURN == 0:
                 yield
 
     def _take_in(self, key: _Key, inode_id: bytes, now_s: float) -> None:
@@ -118,7 +111,7 @@ class OpenLeases:
         self._metrics.open_leases.set(sum(len(opens.logged) for opens in self._workers.values()))
         if self._loading is not None:
             if not self._tenure.has_applied() or next(self._loading, self) is None:
-                return
+                return  # a turn's work was done, and there is more
             self._loading = None
         now_s = self._clock.monotonic()
         if not self._tenure.term or now_s < self._next_s or not self._lane.idle:

@@ -83,6 +83,9 @@ class Reads:
     def pending(self) -> int:
         return self._pending
 
+    def applied_index(self) -> int:
+        return int(self._applied_index())
+
     async def point(self, wish: ReadWish, timeout_s: float) -> ReadPoint:
         """Returns when the state may be read as wished. Raises the turn-away that fits."""
         self._check(wish)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from hypercluster import limits
 from hypercluster.errors import MalformedError, TooLargeError
 from hypercluster.node.events import EventFanout, EventWatch, Interest
 from hypercluster.node.leases import Asked, Leases
+from hypercluster.node.open_leases import OpenLeases
 from hypercluster.node.reads import Reads, ReadWish
 from hypercluster.pb.v1 import coordination_pb2 as pb
 from hypercluster.pb.v1.coordination_command_pb2 import LockTarget
@@ -44,14 +45,14 @@ class CoordinationService:
         reader: Reader,
         reads: Reads,
         leases: Leases,
+        opens: OpenLeases,
         events: EventFanout,
-        applied_index: Callable[[], int],
     ) -> None:
         self._reader = reader
         self._reads = reads
         self._leases = leases
+        self._opens = opens
         self._events = events
-        self._applied_index = applied_index
 
     # -- leases -------------------------------------------------------------------------------------
 
@@ -59,9 +60,19 @@ class CoordinationService:
         """The leader's answer, after a majority has confirmed it since the request arrived (D-6)."""
         if len(request.locks) > limits.RENEW_LOCKS_MAX:
             raise TooLargeError(f"locks: {len(request.locks)}, limit RENEW_LOCKS_MAX is {limits.RENEW_LOCKS_MAX}")
+        opens = request.open_inodes
+        if len(opens) > limits.OPEN_LEASES_OF_WORKER_MAX:
+            most = limits.OPEN_LEASES_OF_WORKER_MAX
+            raise TooLargeError(f"open_inodes: {len(opens)}, limit OPEN_LEASES_OF_WORKER_MAX is {most}")
+        if any(len(inode_id) != ID_BYTES for inode_id in opens):
+            raise MalformedError(f"open_inodes: each has {ID_BYTES} bytes")
+        if opens and not request.with_opens:
+            raise MalformedError("open_inodes: only where with_opens says that they are all that is held open")
         workspace_of(self._reader, request.workspace_id, call)
         asked = [Asked(lock.lock_id, lock.token) for lock in request.locks]
         point, found = await self._leases.renew(request.workspace_id, asked, call.caller, call.timeout_s)
+        if request.with_opens:
+            self._opens.report(request.workspace_id, call.caller.worker or call.caller.principal, opens)
         return pb.RenewResponse(
             state=state_of(point),
             locks=[pb.RenewedLock(lock_id=one.lock_id, state=one.state, token=one.token) for one in found],  # type: ignore[arg-type]
@@ -135,7 +146,8 @@ class CoordinationService:
         """The first part is read in the turn of `take_resync`."""
         for rows, more in self._parts(watch):
             part = pb.LockList(locks=[messages.lock_record(row) for row in rows], more=more)
-            await call.write(pb.CoordinationEvent(raft_index=self._applied_index(), held=part).SerializeToString())
+            index = self._reads.applied_index()
+            await call.write(pb.CoordinationEvent(raft_index=index, held=part).SerializeToString())
             await asyncio.sleep(0)
 
     def _parts(self, watch: EventWatch) -> Iterator[tuple[Sequence[LockRow], bool]]:

@@ -7,9 +7,11 @@ import asyncio
 from hypercluster.limits import LOCK_GRACE_MS, LOCK_TTL_MS
 from hypercluster.node.events import EventFanout
 from hypercluster.node.leases import Asked, Leases, Renewed
+from hypercluster.node.open_leases import OpenLeases
 from hypercluster.node.own_lane import OwnLane
 from hypercluster.node.proposer import Admission, ProposerSettings
 from hypercluster.node.reads import Reads
+from hypercluster.node.reaping import Reaping
 from hypercluster.node.words import Caller
 from hypercluster.pb.v1 import coordination_command_pb2 as pb
 from hypercluster.pb.v1.command_pb2 import Command
@@ -66,6 +68,12 @@ class LockNode(Node):
             self.state, self.reads, self.standing, OwnLane(self.proposer, self.standing), self.turns, self.turns,
             self.metrics,
         )  # fmt: skip
+        self.opens = OpenLeases(
+            self.state, self.standing, OwnLane(self.proposer, self.standing), self.turns, self.metrics
+        )
+        self.reaping = Reaping(
+            self.state, self.standing, OwnLane(self.proposer, self.standing), self.turns, self.metrics
+        )
         admission = self.proposer._admission
         self.proposer._admission = Admission(
             admission.parse, admission.judged, admission.stored,
@@ -114,6 +122,8 @@ class LockNode(Node):
             self.turns.pass_time(min(LOOK_S, end_s - self.turns.now_s))
             self.engine.stamp_ns = max(self.engine.stamp_ns, self.turns.wall_ns())
             self.leases.look()
+            self.opens.look()
+            self.reaping.look()
             self.turns.settle()
             if commits:
                 self.work()

@@ -25,9 +25,7 @@ STALE = read_pb2.ReadOptions(level=read_pb2.READ_LEVEL_BOUNDED_STALE)
 class World(LockNode):
     def __init__(self) -> None:
         super().__init__()
-        self.service = CoordinationService(
-            self.state, self.reads, self.leases, self.events, lambda: self.host.applied_index
-        )
+        self.service = CoordinationService(self.state, self.reads, self.leases, self.opens, self.events)
 
     async def renew(self, *asked: tuple[int, int], **_: Any) -> Any:
         request = pb.RenewRequest(
