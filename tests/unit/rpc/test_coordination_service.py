@@ -15,6 +15,8 @@ from hypercluster.pb.v1 import coordination_pb2 as pb
 from hypercluster.pb.v1 import read_pb2
 from hypercluster.pb.v1.coordination_command_pb2 import LOCK_STATE_FREE, LOCK_STATE_HELD, LockTarget
 from hypercluster.rpc.coordination_service import CoordinationService
+from hypercluster.state_machine.coordination import leases
+from hypercluster.state_machine.workspace.records import ROOT_ID
 from tests.unit.node.commands import client
 from tests.unit.node.locks import LockNode, acquire, release
 from tests.unit.rpc.test_command_stream import PipeCall, turns
@@ -89,6 +91,37 @@ async def test_requests_are_bounded_and_name_the_field() -> None:
     world.standing.forget()
     with pytest.raises(NotLeaderError):
         await service.renew(pb.RenewRequest(workspace_id=world.workspace_id), call)  # type: ignore[arg-type]
+
+
+@pytest.mark.req("WS-44")
+async def test_a_renewal_carries_all_that_a_worker_holds_open_or_says_nothing_of_it() -> None:
+    world = World()
+
+    async def renewed(**fields: Any) -> None:
+        request = pb.RenewRequest(workspace_id=world.workspace_id, **fields)
+        task = asyncio.create_task(world.service.renew(request, PipeCall()))  # type: ignore[arg-type]
+        await turns()
+        world.engine.confirm_reads(world.host.applied_index)
+        await task
+
+    def logged() -> list[tuple[bytes, str]]:
+        world.pass_time(3)
+        found = leases.list_leases(world.state, world.workspace_id, None, 10)
+        return [(lease.inode_id, lease.worker) for lease in found]
+
+    await renewed(with_opens=True, open_inodes=[ROOT_ID])
+    assert logged() == [(ROOT_ID, "alice")]
+    await renewed()
+    assert logged() == [(ROOT_ID, "alice")], "a renewal of locks alone leaves leases as they are"
+    await renewed(with_opens=True)
+    assert logged() == []
+    for words, fields in (
+        ("open_inodes: 4001, limit OPEN_LEASES_OF_WORKER_MAX", {"with_opens": True, "open_inodes": [ROOT_ID] * 4_001}),
+        ("open_inodes: each has 16", {"with_opens": True, "open_inodes": [b"x"]}),
+        ("open_inodes: only where", {"open_inodes": [ROOT_ID]}),
+    ):
+        with pytest.raises((MalformedError, TooLargeError), match=words):
+            await renewed(**fields)
 
 
 async def test_locks_are_listed_in_pages_or_by_target() -> None:
