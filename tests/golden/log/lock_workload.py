@@ -46,9 +46,9 @@ class _Drawn:
 
     def group(self, number: int, *commands: Command) -> DecodedGroup:
         first = self.seqs.get(number, 0) + 1
-        if self.file_id and first > 1 and number < LEADER and self.draw.random() < 0.1:
-            first -= 1  # another command under a seq that was used, or given up
-        self.seqs[number] = first + len(commands) - 1
+        if self.file_id and first > 2 and number < LEADER and self.draw.random() < 0.1:
+            first -= self.draw.choice([1, 2])  # another command under a seq that was used, or given up
+        self.seqs[number] = max(self.seqs.get(number, 0), first + len(commands) - 1)
         raws = [command.SerializeToString() for command in commands]
         worker = "" if number == LEADER else f"host-{number % 3}"
         message = submit(client(number), first, raws, workspace=self.workspace_id, basis=self.index - 1)
@@ -75,13 +75,13 @@ class _Drawn:
         draw, row, number = self.draw, self.some(), self.draw.randrange(1, 9)
         if row is not None and row.client_id in {client(n) for n in range(1, 9)} and draw.random() < 0.8:
             number = int.from_bytes(row.client_id, "big")
-        match draw.choices(("acquire", "release", "reclaim", "steps", "write", "abandon"), (10, 4, 2, 4, 3, 2))[0]:
-            case "release" if row is not None:
+        match draw.choices(("acquire", "release", "reclaim", "steps", "write", "abandon"), (12, 3, 2, 3, 3, 3))[0]:
+            case "release" if row is not None and (row.token or draw.random() < 0.2):
                 return number, release(row.lock_id)
             case "reclaim" if row is not None and row.token:
                 return draw.randrange(1, 9), reclaim(row.lock_id, row.token, draw.randrange(3))
-            case "steps" if row is not None:
-                to_state = draw.choice({1: [4], 2: [3], 3: [2, 4]}[row.state])
+            case "steps" if row is not None and (row.token or draw.random() < 0.2):
+                to_state = draw.choice({1: [4], 2: [3], 3: [2, 2, 4]}[row.state])
                 step = LockStep(
                     lock_id=row.lock_id,
                     token=row.token,
@@ -101,16 +101,24 @@ class _Drawn:
                 through = max(1, self.seqs.get(number, 0) + draw.randrange(-1, 3))
                 self.seqs[number] = max(through, self.seqs.get(number, 0))
                 return GIVER + number % 3, Command(abandon=Abandon(client_id=client(number), through_seq=through))
-        kind = draw.choice([S, X, X, P])
-        what = "sem" if kind == P else draw.choice(["a", "b", "a/long:name.-_", self.file_id])
+        return self.acquire(draw.randrange(1, 9), draw.choice([0, 0, 0, 1]))
+
+    def acquire(self, number: int, handle_id: int) -> tuple[int, Command]:
+        draw = self.draw
+        rows = queries.list_locks(self.store, self.workspace_id, 0, 1_000).rows
+        holders = [row for row in rows if row.token]
+        if holders and draw.random() < 0.6:  # who holds something asks for more, so that some block each other
+            holder = draw.choice(holders)
+            number, handle_id = int.from_bytes(holder.client_id, "big"), holder.handle_id
+        kind = draw.choice([S, X, X, X, X, P])
         wait = draw.random() < 0.8
-        return draw.randrange(1, 9), acquire(
-            what,
+        return number, acquire(
+            "sem" if kind == P else draw.choice(["a", "b", "a/long:name.-_", self.file_id]),
             kind,
-            draw.randrange(2),
+            handle_id,
             wait=wait,
             wait_ms=draw.choice([0, 3]) if wait else 0,
-            one_at_a_time=draw.random() < 0.5,
+            one_at_a_time=draw.random() < 0.8,
             permits=2 if kind == P else 0,
         )
 

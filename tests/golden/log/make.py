@@ -1,4 +1,4 @@
-"""Makes a golden log: `python -m tests.golden.log.make tests/golden/log/v1`.
+"""Makes a golden log: `python -m tests.golden.log.make tests/golden/log/v1`, or with `--workload locks` in v1-locks.
 
 It holds recorded entries (`entries.bin`: each with its length in four bytes) and, per index, the digest after it
 (`digests.txt`). A release's log is made once and then replays to the same digests for ever (CL-17, OPS-5); a change
@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from hypercluster.log.entry import decode_entry
 from hypercluster.state_machine.machine import Machine
 from hypercluster.state_machine.meta import genesis
 from hypercluster.state_machine.store import MemoryStore
 from hypercluster.values import ClusterId, HistoryId, Index, Term
+from tests.golden.log.lock_workload import lock_entries
 from tests.golden.log.workload import core_entries
 
 SEED = 20_260_101
-ENTRIES = 160
+ENTRIES, LOCK_ENTRIES = 160, 300
 TERM = Term(3)
+WORKLOADS: dict[str, Callable[[], Iterator[bytes]]] = {
+    "core": lambda: core_entries(SEED, ENTRIES),
+    "locks": lambda: lock_entries(SEED, LOCK_ENTRIES),
+}
 
 
 def replay(payloads: Iterable[bytes]) -> Iterator[str]:
@@ -46,9 +51,11 @@ def read_entries(directory: pathlib.Path) -> Iterator[bytes]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=pathlib.Path)
-    directory: pathlib.Path = parser.parse_args().directory
+    parser.add_argument("--workload", choices=WORKLOADS, default="core")
+    chosen = parser.parse_args()
+    directory: pathlib.Path = chosen.directory
     directory.mkdir(parents=True, exist_ok=True)
-    payloads = list(core_entries(SEED, ENTRIES))
+    payloads = list(WORKLOADS[chosen.workload]())
     (directory / "entries.bin").write_bytes(b"".join(len(p).to_bytes(4, "big") + p for p in payloads))
     (directory / "digests.txt").write_text("".join(f"{digest}\n" for digest in replay(payloads)), encoding="ascii")
 

@@ -7,11 +7,16 @@ import pathlib
 import pytest
 
 from hypercluster.log.entry import EntryType, decode_entry
+from hypercluster.pb.v1.coordination_pb2 import LockEventKind
 from hypercluster.state_machine.machine import Machine
 from hypercluster.state_machine.outcome import (
+    ABANDONED,
     BAD_OP_TYPE,
+    ERRNO,
+    FENCED,
     FORBIDDEN,
     IDEMPOTENCY_CONFLICT,
+    LOCK_HELD_EXPIRING,
     OK,
     PRECONDITION_FAILED,
     SEQ_GAP,
@@ -19,9 +24,11 @@ from hypercluster.state_machine.outcome import (
     UNKNOWN_NAMESPACE,
 )
 from hypercluster.state_machine.store import MemoryStore
+from hypercluster.state_machine.workspace.errnos import EDEADLK, EINVAL, EWOULDBLOCK
 from hypercluster.values import Index, Term
 from tests.fakes.commands import reasons
-from tests.golden.log.make import read_entries, replay
+from tests.golden.log.lock_workload import lock_entries
+from tests.golden.log.make import LOCK_ENTRIES, SEED, read_entries, replay
 
 HERE = pathlib.Path(__file__).parent
 RELEASES = sorted(path for path in HERE.iterdir() if (path / "entries.bin").is_file())
@@ -53,6 +60,24 @@ def test_the_recorded_log_is_worth_replaying() -> None:
     assert verdicts == {
         OK, PRECONDITION_FAILED, UNKNOWN_NAMESPACE, BAD_OP_TYPE, IDEMPOTENCY_CONFLICT, UNKNOWN, FORBIDDEN, SEQ_GAP,
     }  # fmt: skip
+
+
+@pytest.mark.req("CL-17")
+def test_the_drawn_locks_are_worth_replaying() -> None:
+    """Every verdict about locks, and every event, comes of what `lock_entries` draws for a recorded log."""
+    store = MemoryStore()
+    machine = Machine(store)
+    verdicts, errnos, told = set(), set(), set()
+    for index, payload in enumerate(lock_entries(SEED, LOCK_ENTRIES), 1):
+        applied = machine.apply(Index(index), Term(1), decode_entry(payload))
+        store.write(applied.changes)
+        for result in applied.groups:
+            verdicts.update(reasons(result))
+            errnos.update(file.errno for run in result.runs for file in run.files if file is not None)
+        told.update(event.kind for _, event in applied.events)
+    assert verdicts == {OK, ERRNO, FENCED, LOCK_HELD_EXPIRING, IDEMPOTENCY_CONFLICT, ABANDONED}
+    assert errnos == {0, EWOULDBLOCK, EINVAL, EDEADLK}
+    assert told == set(LockEventKind.values()) - {0}
 
 
 @pytest.mark.req("CL-17")

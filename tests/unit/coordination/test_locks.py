@@ -7,6 +7,7 @@ import pytest
 from hypercluster.limits import LOCK_QUEUE_MAX, LOCKS_OF_CLIENT_MAX
 from hypercluster.state_machine.coordination import queries, turn
 from hypercluster.state_machine.coordination.records import FREE, GRACE, HELD, QUEUED
+from hypercluster.state_machine.coordination.steps import MOVES
 from hypercluster.state_machine.outcome import ERRNO, FENCED, LIMIT, LOCK_HELD_EXPIRING, NO_WORKSPACE, LockGrant
 from hypercluster.state_machine.store import Family
 from hypercluster.state_machine.workspace.errnos import EINVAL, ENOENT, EWOULDBLOCK
@@ -221,8 +222,6 @@ def test_held_goes_to_grace_and_back_or_is_lost(site: LockSite) -> None:
 @pytest.mark.parametrize("from_state", [QUEUED, HELD, GRACE, FREE])
 @pytest.mark.parametrize("to_state", [QUEUED, HELD, GRACE, FREE])
 def test_there_are_four_steps_and_no_other(from_state: int, to_state: int) -> None:
-    from hypercluster.state_machine.coordination.steps import MOVES
-
     known = {(HELD, GRACE), (GRACE, HELD), (GRACE, FREE), (QUEUED, FREE)}
     assert ((from_state, to_state) in MOVES) == ((from_state, to_state) in known)
 
