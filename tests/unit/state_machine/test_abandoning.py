@@ -159,3 +159,14 @@ def test_status_and_the_fast_path_say_so_too(site: Site) -> None:
     other = group(submit(LOST, 2, [hub_set(b"not that"), hub_set(b"k3")]))
     assert stored_answer(machine.lane(ClientId(LOST)), other) is None
     assert reasons(site.replica.apply(other).groups[0]) == [IDEMPOTENCY_CONFLICT, ABANDONED]
+
+
+def test_what_follows_in_the_same_entry_finds_it_burned(site: Site) -> None:
+    def of(client_id: bytes, seq: int, *commands: bytes) -> DecodedGroup:
+        return group(submit(client_id, seq, commands))
+
+    abandon = Command(abandon=Abandon(client_id=LOST, through_seq=3)).SerializeToString()
+    groups = [of(LOST, 1, hub_set(b"a")), of(ITS_WORKER, 1, abandon), of(LOST, 2, hub_set(b"b"), hub_set(b"c"))]
+    applied = site.replica.apply(*groups, of(LOST, 4, hub_set(b"d")))
+    assert [reasons(result) for result in applied.groups] == [[OK], [OK], [ABANDONED, ABANDONED], [OK]]
+    assert answers(applied.groups[1])[0][3] == 1
