@@ -27,6 +27,7 @@ HELD: Final = int(pb.LOCK_STATE_HELD)
 GRACE: Final = int(pb.LOCK_STATE_GRACE)
 FREE: Final = int(pb.LOCK_STATE_FREE)
 
+LOOKS_A_TURN: Final = 4_000
 RETRY_S: Final = 0.25  # a step that was judged and not made, or not judged at all, is due again after this
 
 
@@ -197,7 +198,9 @@ class LeaseTimers:
             lease = self._leases.get(lock_id)
             if lease is not None and lease.row.state == QUEUED and lease.step is None:
                 steps.append(self._step(lease, FREE, until_ns))
-        while len(steps) < count_max and self._due and self._due[0][0] <= now_s:
+        looks = LOOKS_A_TURN  # many that were renewed may come up at once: the rest of them at the next call
+        while looks and len(steps) < count_max and self._due and self._due[0][0] <= now_s:
+            looks -= 1
             when_s, lock_id = heapq.heappop(self._due)
             lease = self._leases.get(lock_id)
             if lease is None or lease.entry_s != when_s:

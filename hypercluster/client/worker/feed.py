@@ -139,20 +139,25 @@ class Session:
         self._applied = applied
         self._heard = heard
         self.welcome: workspace_pb2.WorkerWelcome | None = None
+        self.term_seen = 0  # a node that knows only earlier ones, and no leader, is behind
 
     async def run(self, address: str) -> None:
         """Raises an error of our tree."""
         call = workspace_service(self._nodes.channel(address)).Session()
         try:
-            await call.write(workspace_pb2.WorkerMessage(hello=self._hello()))
+            hello = self._hello()
+            hello.term_seen = self.term_seen
+            await call.write(workspace_pb2.WorkerMessage(hello=hello))
             first = await call.read()
             if first is grpc.aio.EOF:
                 raise NoQuorumError(f"session with {address}: it ended before its welcome")
             self.welcome = first.welcome
+            self.term_seen = max(self.term_seen, first.welcome.term)
             self._heard(first.welcome.log_index)
             async with asyncio.TaskGroup() as group:
                 beat = group.create_task(self._beat(call, first.welcome.heartbeat_ms))
                 while (message := await call.read()) is not grpc.aio.EOF:
+                    self.term_seen = max(self.term_seen, message.heartbeat.term)
                     self._heard(message.heartbeat.log_index)
                 beat.cancel()
         except* grpc.aio.AioRpcError as several:

@@ -293,3 +293,30 @@ async def test_a_renewal_without_a_verdict_in_time_says_that_it_does_not_know(mo
     await turns()
     node.engine.confirm_reads(node.host.applied_index)
     assert [one.state for one in await task] == [NO_VERDICT, HELD]
+
+
+async def test_however_many_come_up_at_once_one_look_at_them_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hypercluster.node.lease_timers.LOOKS_A_TURN", 3)
+    node = LockNode()
+    held = [node.lock(1, acquire(f"l{number}")) for number in range(8)]
+    node.turns.now_s += TTL_S + 1
+    timers, now_s = node.leases.timers, node.turns.now_s
+    found = [len(timers.due(now_s, 0, 100)) for _ in range(4)]
+    assert found == [3, 3, 2, 0] and sum(found) == len(held)
+
+
+async def test_how_many_locks_there_are_and_what_became_of_renewals_is_counted() -> None:
+    node = LockNode()
+    held = node.lock(1, acquire("build"))
+    node.lock(2, acquire("build"))
+    node.leases.look()
+    metrics = node.metrics
+    assert [metrics.locks.labels(state)._value.get() for state in ("held", "grace", "queued")] == [1, 0, 1]
+    await node.renew((held.lock_id, held.token), (5, 5))
+    node.pass_time(TTL_S + GRACE_S + 2)
+    assert metrics.renewals.labels("held")._value.get() == 1 and metrics.renewals.labels("lost")._value.get() == 1
+    ended = {name: metrics.lease_steps.labels(name)._value.get() for name in ("held", "grace", "queued", "renewed")}
+    assert ended == {"held": 1, "grace": 1, "queued": 1, "renewed": 0}
+    node.engine.follow("n2")
+    node.leases.look()
+    assert metrics.locks.labels("held")._value.get() == 0, "only the leader counts them"
