@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from hypercluster.client.live.ports import LiveTree, Node, Process, View
+from hypercluster.errors import check
 from hypercluster.limits import GUARDS_MAX
 from hypercluster.mount.callers import Callers
 from hypercluster.mount.handles import Handle, HandleTable
@@ -143,12 +144,15 @@ class Desk:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and every task with it
                 self.loop.call_soon_threadsafe(task.cancel)
 
-        request.recall.bind(cancel)
+        recall = request.recall
+        check(recall is not None, "a request that waits listens for signals")
+        assert recall is not None
+        recall.bind(cancel)
         try:
             return await task
         except asyncio.CancelledError:
             task.cancel()
-            if not request.recall.asked:
+            if not recall.asked:
                 raise
             raise OSError(errno.EINTR, "the caller got a signal") from None
 

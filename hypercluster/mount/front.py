@@ -2,9 +2,10 @@
 
 Owns: `Front`, everything a session calls; the invalidation of cached pages as operations are applied (WS-62).
 Never: mounts, and never knows processes.
-Invariants: pages of a changed range are gone from the kernel before applied_index passes the change; if the kernel does
-not do so in INVALIDATE_S the tree becomes read-only and says why. Attributes and entries need no invalidation: they are
-given for zero seconds. Invalidation runs in a thread of its own, for the kernel may wait for a read it has under way.
+Invariants: attributes of what changed, and pages of a changed range, are gone from the kernel before applied_index
+passes the change; if the kernel does not do so in INVALIDATE_S the tree becomes read-only and says why. Entries need no
+invalidation: they are given for zero seconds. Pages are dropped in a thread of its own, for the kernel may wait for a
+read it has under way; attributes at once, for it waits for nothing then.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ INVALIDATE_S: Final = 30.0
 TICK_S: Final = 0.25
 STOPPED_S: Final = 1.5  # a loop that has not turned for so long is not alive
 
-Invalidate = Callable[[int, int, int], None]  # node id, offset, length (0: to the end)
+ATTRIBUTES_ONLY: Final = -1
+
+Invalidate = Callable[[int, int, int], None]  # node id, offset or ATTRIBUTES_ONLY, length (0: to the end)
 
 
 class Front:
@@ -70,21 +73,31 @@ class Front:
 
     async def _applied(self, applied: Applied) -> None:
         """Raises TimeoutError or OSError when the kernel keeps pages that are not true any more."""
+        if self.invalidate is None:
+            return
+        if applied.everything:
+            for node in self.desk.nodes.numbers():
+                self.invalidate(node, ATTRIBUTES_ONLY, 0)
+        for inode_id in applied.inodes:
+            known = self.desk.nodes.number_of(inode_id)
+            if known is not None:
+                self.invalidate(known, ATTRIBUTES_ONLY, 0)
         stale = self._stale(applied)
-        if stale and self.invalidate is not None:
+        if stale:
             turn = self.desk.loop.run_in_executor(self._invalidator, self._drop, self.invalidate, stale)
             await asyncio.wait_for(turn, INVALIDATE_S)
 
     def _stale(self, applied: Applied) -> list[tuple[int, int, int]]:
-        handles, view = self.desk.handles, self.desk.view
+        handles, nodes = self.desk.handles, self.desk.nodes
         if applied.everything:
             changed = [(inode_id, 0, -1) for inode_id in handles.cached()]
         else:
             changed = [change for change in applied.content if handles.is_cached(change[0])]
         found: list[tuple[int, int, int]] = []
         for inode_id, offset, length in changed:
-            with contextlib.suppress(OSError):  # gone from here, so nobody reads it
-                found.append((view.node(inode_id).ino, offset, max(length, 0)))
+            known = nodes.number_of(inode_id)
+            if known is not None:
+                found.append((known, offset, max(length, 0)))
         return found
 
     @staticmethod

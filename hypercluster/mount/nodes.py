@@ -22,6 +22,7 @@ class NodeTable:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: dict[int, tuple[bytes, int]] = {}
+        self._numbers: dict[bytes, int] = {}
 
     def __len__(self) -> int:
         return len(self._known)
@@ -43,6 +44,7 @@ class NodeTable:
         with self._lock:
             _, lookups = self._known.get(number, (b"", 0))
             self._known[number] = (node.inode_id, lookups + 1)
+            self._numbers[node.inode_id] = number
 
     def forget(self, node: int, lookups: int) -> None:
         with self._lock:
@@ -54,3 +56,13 @@ class NodeTable:
                 self._known[node] = (inode_id, before - lookups)
             else:
                 del self._known[node]
+                del self._numbers[inode_id]
+
+    def number_of(self, inode_id: bytes) -> int | None:
+        """None if the kernel does not know it."""
+        return ROOT_NODE if inode_id == ROOT_ID else self._numbers.get(inode_id)
+
+    def numbers(self) -> list[int]:
+        """All the kernel knows."""
+        with self._lock:
+            return [ROOT_NODE, *self._known]

@@ -3,8 +3,8 @@
 Owns: who asks (uid, gid, pid as the kernel says them) and every form of an answer.
 Never: decides what the answer is.
 Invariants: a request is answered exactly once, from any thread; a second answer is a defect and stops the worker, for
-libfuse has freed the request by then. Attributes and entries are given with timeouts of zero: the kernel asks anew each
-time, so what it shows is what this host has applied (WS-62).
+libfuse has freed the request by then. Entries are given for zero seconds: the kernel asks for a name each time.
+Attributes are given for ATTRIBUTES_S, and the kernel is told of each change before that (front.py, WS-62).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from hypercluster.mount import libfuse
 TYPE_BITS: Final = {KIND_FILE: stat.S_IFREG, KIND_DIRECTORY: stat.S_IFDIR, KIND_SYMLINK: stat.S_IFLNK}
 BLOCK_BYTES: Final = 512  # the unit of st_blocks
 IO_BYTES: Final = 64 * 1024  # st_blksize, a chunk
+ATTRIBUTES_S: Final = 60.0  # the kernel is told of every change; this bounds how long a mistake would last
 STATFS_FREE_BYTES: Final = 1 << 44  # shown as free; what really ends a write is EDQUOT
 
 _interrupts: dict[int, Recall] = {}
@@ -68,7 +69,7 @@ class Request:
     def __init__(self, raw: int) -> None:
         self._raw = raw
         self._answered = False
-        self.recall = Recall()  # asked when the caller gets a signal while it waits
+        self.recall: Recall | None = None  # of a request that waits: asked when the caller gets a signal
         context = libfuse.request_context(raw).contents
         self.uid: int = context.uid
         self.gid: int = context.gid
@@ -77,8 +78,9 @@ class Request:
     def _take(self) -> int:
         check(not self._answered, "a request of the kernel is answered once")
         self._answered = True
-        with _interrupts_lock:
-            _interrupts.pop(self._raw, None)
+        if self.recall is not None:
+            with _interrupts_lock:
+                _interrupts.pop(self._raw, None)
         return self._raw
 
     @property
@@ -86,7 +88,8 @@ class Request:
         return self._answered
 
     def listen(self) -> None:
-        """For a request that will wait: from now on `recall` is asked if the caller gets a signal."""
+        """For a request that will wait: from now on `recall` is there, and asked if the caller gets a signal."""
+        self.recall = Recall()
         with _interrupts_lock:
             _interrupts[self._raw] = self.recall
         libfuse.on_interrupt(self._raw, _INTERRUPTED, None)
@@ -116,7 +119,7 @@ class Request:
     def attributes(self, node: Node) -> None:
         target = libfuse.Stat()
         fill_stat(target, node)
-        libfuse.reply_attr(self._take(), ctypes.byref(target), 0.0)
+        libfuse.reply_attr(self._take(), ctypes.byref(target), ATTRIBUTES_S)
 
     def opened(self, handle: int, *, cached: bool) -> bool:
         """False: the kernel does not wait any more, and there will be no release."""
@@ -178,6 +181,7 @@ class Request:
 def _entry(node: Node) -> Any:
     entry = libfuse.EntryParam()
     entry.ino = node_id_of(node)
+    entry.attr_timeout = ATTRIBUTES_S
     fill_stat(entry.attr, node)
     return entry
 

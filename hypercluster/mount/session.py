@@ -23,7 +23,7 @@ from hypercluster.mount.front import Front
 from hypercluster.mount.request import Request
 
 THREADS_MAX: Final = 32
-THREADS_IDLE_MAX: Final = 3
+THREADS_IDLE_MAX: Final = 8
 JOIN_S: Final = 2.0
 
 Forget = Callable[[int, int], None]
@@ -138,8 +138,8 @@ class Session:
             thread.join(JOIN_S)
 
     def invalidate(self, node: int, offset: int, length: int) -> None:
-        """The kernel forgets these bytes of a file; length 0 means up to the end. May wait for a read that is under
-        way. A node the kernel does not know is fine."""
+        """The kernel forgets a file's attributes and these bytes of it: length 0 means up to the end, and a negative
+        offset no bytes. With bytes it may wait for a read that is under way. A node it does not know is fine."""
         answer: int = libfuse.notify_inval_inode(self._session, node, offset, length)
         if answer not in {0, -errno.ENOENT}:
             raise OSError(-answer, "the kernel does not forget what it has cached")

@@ -110,6 +110,25 @@ def test_what_is_cached_goes_when_another_host_writes(places: tuple[Path, Path])
         assert shared[50_000] == ord("2") and os.pread(reader.fileno(), 1, 50_000) == b"2"
 
 
+@pytest.mark.req("WS-62")
+def test_attributes_that_another_host_changes_are_not_kept(places: tuple[Path, Path]) -> None:
+    """fstat names no path, so nothing but the invalidation tells the kernel."""
+    a, b = places
+    (a / "f").write_bytes(b"1")
+    within(lambda: os.stat(b / "f").st_size == 1, "the other host has it")
+    file, directory = os.open(b / "f", os.O_RDONLY), os.open(b, os.O_RDONLY | os.O_DIRECTORY)
+    assert os.fstat(file).st_size == 1 and os.fstat(directory).st_nlink == 2
+    os.chmod(a / "f", 0o711)
+    (a / "f").write_bytes(b"22")
+    (a / "d").mkdir()
+    within(lambda: os.fstat(directory).st_nlink == 3, "the directory has another one", 5.0)
+    assert os.fstat(file).st_size == 2 and os.fstat(file).st_mode & 0o777 == 0o711
+    os.unlink(a / "f")
+    within(lambda: os.fstat(file).st_nlink == 0, "and no name", 5.0)
+    os.close(file)
+    os.close(directory)
+
+
 @pytest.mark.req("WS-21")
 def test_a_directory_that_another_host_renames_stays_the_one_that_was_meant(places: tuple[Path, Path]) -> None:
     a, b = places
