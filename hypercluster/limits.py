@@ -88,6 +88,7 @@ OPEN_LEASE_TTL_MS: Final = 15_000
 OPEN_LEASES_A_COMMAND_MAX: Final = 400
 OPEN_LEASES_OF_WORKER_MAX: Final = 4_000
 ORPHAN_KEEP_MS: Final = 60_000  # at least three lock TTLs
+ORPHANS_A_LOOK: Final = 1_000  # for those that are due, leased ones among them
 REAP_A_COMMAND_MAX: Final = 100
 RESERVATION_PATTERN_BYTES_MAX: Final = 1 * KIB
 RESERVATION_TTL_MS: Final = (1_000, 24 * 3600 * 1000)

@@ -17,12 +17,14 @@ from blake3 import blake3
 
 from hypercluster.limits import CHUNK_PIN_MS, LAG_MAX_MS
 from hypercluster.pb.v1.command_pb2 import TrimOplog
+from hypercluster.pb.v1.coordination_command_pb2 import Reap
 from hypercluster.state_machine.outcome import CHUNKS_MISSING, OK
 from hypercluster.state_machine.store import Family
-from hypercluster.state_machine.workspace import chunks, recent, retention
+from hypercluster.state_machine.workspace import chunks, oplog, recent, retention
 from hypercluster.state_machine.workspace.chunks import ChunkLedger, present_chunks, read_account, read_presence
 from hypercluster.state_machine.workspace.content import ContentReader
 from hypercluster.state_machine.workspace.oplog import log_floor
+from hypercluster.state_machine.workspace.orphans import list_orphans
 from hypercluster.state_machine.workspace.queries import list_directory
 from hypercluster.state_machine.workspace.records import INODE, KIND_FILE, RECENT, RECLAIM, decode_inode, prefix_end
 from hypercluster.state_machine.workspace.snapshots import list_snapshots
@@ -45,6 +47,7 @@ class Walk:
             site.found()
         self.contents = [self.draw.randbytes(length) for length in (3, 40, 300, 9_000, 65_536)]
         self.trees: dict[int, set[bytes]] = {0: set()}
+        self.marked: dict[int, set[bytes]] = {}  # as they were when their snapshot was taken
         self.ended_ns: dict[int, int] = {}  # when the tree was replaced by the next one
         self.sent_ns: dict[bytes, int] = {}
         self.names = [b"a", b"b", b"c"]
@@ -56,7 +59,9 @@ class Walk:
 
     def step(self) -> None:
         draw = self.draw
-        kind = draw.choices(["file", "put", "mark", "drop", "collect", "trim", "wait"], [14, 2, 3, 1, 4, 1, 3])[0]
+        kind = draw.choices(
+            ["file", "put", "mark", "drop", "collect", "trim", "wait", "reap"], [14, 2, 3, 1, 4, 1, 3, 2]
+        )[0]
         getattr(self, f"do_{kind}")()
         if draw.random() < 0.3:
             self.cold.restart()
@@ -96,6 +101,15 @@ class Walk:
     def do_mark(self) -> None:
         kept = self.snapshots()
         self.both(lambda site: site.mark(kept[-1] if kept else 0))
+        for index in self.snapshots():
+            self.marked.setdefault(index, self.extents())
+
+    def do_reap(self) -> None:
+        due = list_orphans(self.site.store, self.site.workspace_id)
+        reap = Reap(workspace_id=self.site.workspace_id, inode_ids=due)
+        self.both(lambda site: site.maintain(reap=reap))
+        # Nobody who replays from here asks for what has no name; a snapshot that was taken before holds it.
+        self.trees[self.site.header.log_index] = self.extents()
 
     def do_drop(self) -> None:
         kept = self.snapshots()
@@ -147,7 +161,7 @@ class Walk:
         floor = log_floor(site.store, site.workspace_id) or 1
         needed: dict[bytes, str] = dict.fromkeys(self.trees[head], "the head")
         for index in self.snapshots():
-            needed |= dict.fromkeys(self.trees[index], f"snapshot {index}")
+            needed |= dict.fromkeys(self.marked[index], f"snapshot {index}")
         for index, ended_ns in self.ended_ns.items():
             # A worker that stands at this tree goes on with the operation after it.
             if index + 1 >= floor and site.stamp_ns < ended_ns + LAG_MAX_MS * MS and index + 1 + LAG_OPS > head:
@@ -204,6 +218,7 @@ def walk_many(count: int) -> None:
 def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent, "RECENT_CHUNKS_MAX", 3)
     monkeypatch.setattr(retention, "LAG_MAX_OPS", LAG_OPS)
+    monkeypatch.setattr(oplog, "HAZARD_WINDOW_OPS", 3)  # which trimming leaves alone
 
 
 @pytest.mark.req("WS-33", "WS-54", "D-4")
@@ -236,7 +251,13 @@ def _never_widens(patch: pytest.MonkeyPatch) -> None:
         lambda patch: patch.setattr(retention.Keep, "reaches", lambda *_: True),
         _never_widens,
     ],
-    ids=["ignores snapshots", "ignores the window", "ignores the pin", "keeps all", "forgets the first life"],
+    ids=[
+        "ignores snapshots",
+        "ignores the window",
+        "ignores the pin",
+        "keeps all",
+        "forgets the first life",
+    ],
 )
 def test_a_broken_collection_is_found(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
     """Known-bad builds: each must be seen within a few seeds."""

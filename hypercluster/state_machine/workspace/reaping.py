@@ -18,6 +18,7 @@ from hypercluster.limits import (
     COMMAND_KEYS_MAX,
     OPEN_LEASES_A_COMMAND_MAX,
     ORPHAN_KEEP_MS,
+    ORPHANS_A_LOOK,
     PRINCIPAL_BYTES_MAX,
     REAP_A_COMMAND_MAX,
 )
@@ -129,27 +130,37 @@ def _remove(turn: Turn, inode: Inode, rows: list[XattrRow]) -> None:
 @dataclass(frozen=True, slots=True)
 class DueOrphans:
     """What a leader proposes next. `next_due_ns`: the stamp from which there is more without anything changing, 0 for
-    none; leases that end may come before. `pages`: how many wait to be reclaimed."""
+    none; leases that end may come before. `pages`: how many wait to be reclaimed. `after`: where to go on at once, as
+    not all was looked at; empty when the end was reached."""
 
     inode_ids: tuple[bytes, ...]
     next_due_ns: int
     pages: int
+    after: bytes = b""
 
 
 def due_orphans(
-    reader: Reader, workspace_id: bytes, stamp_ns: int, limit: int = REAP_A_COMMAND_MAX, looked_at_max: int = 1_000
+    reader: Reader,
+    workspace_id: bytes,
+    stamp_ns: int,
+    after: bytes = b"",
+    limit: int = REAP_A_COMMAND_MAX,
+    looked_at_max: int = ORPHANS_A_LOOK,
 ) -> DueOrphans:
     """Orphans that a reap of this stamp would remove, the oldest first; those with leases are passed over."""
     header = read_header(reader, workspace_id)
     pages = 0 if header is None else header.reclaim_next - header.reclaim_first
     prefix = workspace_id + ORPHAN
     found: list[bytes] = []
-    for looked_at, (key, _) in enumerate(reader.scan(Family.TREE, prefix, prefix_end(prefix))):
+    place = after
+    start = prefix + after + b"\0" if after else prefix
+    for looked_at, (key, _) in enumerate(reader.scan(Family.TREE, start, prefix_end(prefix))):
         due_ns = _STAMP.unpack_from(key, len(prefix))[0] + ORPHAN_KEEP_MS * _MS
         if due_ns > stamp_ns:
             return DueOrphans(tuple(found), due_ns, pages)
         if len(found) == limit or looked_at == looked_at_max:
-            return DueOrphans(tuple(found), stamp_ns, pages)
+            return DueOrphans(tuple(found), stamp_ns, pages, place)
+        place = key[len(prefix) :]
         inode_id = key[-_ID_BYTES:]
         if not is_leased(reader, workspace_id, inode_id):
             found.append(inode_id)

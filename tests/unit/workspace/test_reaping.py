@@ -11,7 +11,7 @@ import random
 import pytest
 from blake3 import blake3
 
-from hypercluster.limits import COMMAND_KEYS_MAX, OPEN_LEASES_OF_WORKER_MAX, ORPHAN_KEEP_MS, XATTRS_MAX
+from hypercluster.limits import COMMAND_KEYS_MAX, LAG_MAX_MS, OPEN_LEASES_OF_WORKER_MAX, ORPHAN_KEEP_MS, XATTRS_MAX
 from hypercluster.pb.v1.coordination_command_pb2 import OpenLease, OpenLeaseChanges, Reap
 from hypercluster.state_machine.coordination import leases
 from hypercluster.state_machine.coordination.leases import is_leased, lease_count, leases_on, list_leases
@@ -91,6 +91,23 @@ def test_an_orphan_goes_when_its_time_is_over_and_not_before(site: Site) -> None
     assert records_of(site, inode_id) == []
     assert site.one(ops.append(inode_id, b"x")).errno == ENOENT
     assert reap(site, inode_id) == (OK, 0)
+
+
+@pytest.mark.req("WS-27", "WS-54")
+def test_a_snapshot_of_the_tree_before_a_reap_keeps_its_chunks(site: Site) -> None:
+    content = b"only here, and too large to be kept for coalescing" * 200
+    chunk_hash = blake3(content).digest()
+    site.done(ops.chunk_put(content))
+    inode_id = site.file(b"a")
+    site.done(ops.write_pieces(inode_id, 0, [(chunk_hash, 0, len(content))]))
+    site.done(ops.unlink(ROOT, b"a"))
+    assert site.mark(0).reason == OK
+    site.stamp_ns += KEEP_NS
+    assert reap(site, inode_id) == (OK, 1)
+    site.stamp_ns += LAG_MAX_MS * MS
+    assert site.collect([chunk_hash]) == (OK, 0)
+    site.drop(site.header.log_index)
+    assert site.collect([chunk_hash]) == (OK, 1)
 
 
 @pytest.mark.req("WS-27")
@@ -198,6 +215,20 @@ def test_the_leader_is_told_when_the_next_orphan_is_due(site: Site) -> None:
     due = due_orphans(site.store, site.workspace_id, stamps[2] + KEEP_NS, limit=2)
     assert (due.inode_ids, due.next_due_ns) == ((inode_ids[0], inode_ids[1]), stamps[2] + KEEP_NS)
     assert due_orphans(site.store, site.workspace_id, stamps[2] + KEEP_NS).next_due_ns == 0
+
+
+@pytest.mark.req("WS-27", "WS-44")
+def test_orphans_that_are_held_do_not_hide_those_behind_them(site: Site) -> None:
+    inode_ids = [orphan(site, b"%d" % number) for number in range(5)]
+    opened(site, "host-1", *inode_ids[:3])
+    site.stamp_ns += 2 * KEEP_NS
+    found, after, looks = [], b"", 0
+    while looks == 0 or after:
+        due = due_orphans(site.store, site.workspace_id, site.stamp_ns, after, looked_at_max=2)
+        found += due.inode_ids
+        after = due.after
+        looks += 1
+    assert (found, looks) == (inode_ids[3:], 3)
 
 
 @pytest.mark.req("WS-27", "WS-44", "D-4")
