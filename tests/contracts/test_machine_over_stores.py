@@ -12,6 +12,7 @@ from hypercluster.state_machine.machine import Machine
 from hypercluster.state_machine.store import Store
 from hypercluster.values import Index, Term
 from tests.contracts.stores import STORES, close
+from tests.golden.log.claim_workload import claim_entries
 from tests.golden.log.lock_workload import lock_entries
 from tests.golden.log.workload import core_entries, file_entries
 
@@ -31,7 +32,7 @@ def replay(store: Store, payloads: list[bytes], restarts: random.Random | None) 
 
 
 @pytest.mark.req("CL-17", "D-4", "CL-7")
-@pytest.mark.parametrize("entries", [core_entries, file_entries, lock_entries])
+@pytest.mark.parametrize("entries", [core_entries, file_entries, lock_entries, claim_entries])
 @pytest.mark.parametrize("name", STORES)
 def test_every_store_gives_the_same_digests(name: str, entries: object, tmp_path: pathlib.Path) -> None:
     payloads = list(entries(SEED, 80))  # type: ignore[operator]

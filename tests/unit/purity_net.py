@@ -23,6 +23,7 @@ from hypercluster.state_machine.hub import Hub, HubOp, ScopeState
 from hypercluster.state_machine.machine import Machine
 from hypercluster.state_machine.store import MemoryStore
 from hypercluster.values import Index, Term
+from tests.golden.log.claim_workload import claim_entries
 from tests.golden.log.lock_workload import lock_entries
 from tests.golden.log.workload import core_entries, file_entries
 
@@ -108,7 +109,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--impure", default="")
     kind = parser.parse_args().impure
-    workloads = [list(core_entries(SEED, 60)), list(file_entries(SEED, 60)), list(lock_entries(SEED, 120))]
+    workloads = [
+        list(core_entries(SEED, 60)),
+        list(file_entries(SEED, 60)),
+        list(lock_entries(SEED, 120)),
+        list(claim_entries(SEED, 120)),
+    ]
     for payloads in workloads:  # modules that load late do so now
         apply_all(payloads[:30])
     if kind:
