@@ -260,7 +260,7 @@ def run_net(hash_seed: str, *arguments: str) -> subprocess.CompletedProcess[str]
 def test_apply_runs_with_nothing_impure_and_alike_under_every_hash_seed() -> None:
     runs = [run_net(seed) for seed in ("1", "2", "77")]
     assert [run.returncode for run in runs] == [0, 0, 0], runs[0].stderr
-    assert len(runs[0].stdout.split()) == 3
+    assert len(runs[0].stdout.split()) == 4
     assert len({run.stdout for run in runs}) == 1
 
 
