@@ -27,6 +27,7 @@ from hypercluster.values import ClientId
 LANES_MAX = 1_024
 SWEEP_S = 10.0
 ABANDON_PAUSE_S = (0.1, 5.0)
+ENDED_KEPT = 65_536
 IDS_KEPT = 8  # of a process whose lane has begun anew that often
 
 # Burns every seq of a client up to one. Returns once that is committed; raises an error of our tree.
@@ -90,6 +91,7 @@ class ProcessLanes:
         self._lives = 0
         self._owners: dict[Process, list[ClientId]] = {}  # every id a process has had here, the last one last
         self._processes: dict[bytes, Process] = {}
+        self._ended: dict[Process, None] = {}  # whose first id was used, the longest ended first
         self._abandoning: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -112,7 +114,7 @@ class ProcessLanes:
 
     def _new_client_id(self, process: Process) -> ClientId:
         life, known = 0, self._owners.setdefault(process, [])
-        if known:
+        if known or process in self._ended:  # one that only looked dead, to a worker that may not see it
             self._lives += 1
             life = self._lives
         client_id = process_client_id(*self._identity, process, life)
@@ -150,6 +152,9 @@ class ProcessLanes:
                     self._end(process)
                 for client_id in self._owners.pop(process):
                     del self._processes[client_id]
+                self._ended[process] = None
+                if len(self._ended) > ENDED_KEPT:
+                    del self._ended[next(iter(self._ended))]
 
     async def close(self) -> None:
         for task in self._abandoning:

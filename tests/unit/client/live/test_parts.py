@@ -127,6 +127,8 @@ async def test_lanes_of_processes_that_ended_end(monkeypatch: pytest.MonkeyPatch
     sweep.cancel()
     assert len(lanes.open) == 1
     assert made.process_of(gone_id) is None
+    # Should it come back, as one does that this worker may not see, nothing is sent again under its old id.
+    assert made.of(gone).port.lane.client_id == process_client_id(b"w" * 16, "host", b"m" * 16, gone, 1)
 
 
 @pytest.mark.req("WS-4")
