@@ -35,7 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "unmount": ("hypercluster.cli.mount", "unmount", "Take such a mount away."),
     "cluster": ("hypercluster.cli.cluster", "cluster", "Found a new cluster; hand leadership over."),
     "member": ("hypercluster.cli.member", "member", "Show and change who is in the cluster."),
-    "node": ("hypercluster.cli.node", "node", "Bring a lost or damaged node back."),
+    "node": ("hypercluster.cli.node", "node", "Bring a lost or damaged node back; its archive."),
     "wal": ("hypercluster.cli.wal", "wal", "Look at a stopped node's log; take a command out of it."),
     "serve": ("hypercluster.cli.serve", "serve", "Run one node."),
     "bench": ("hypercluster.cli.bench.command", "bench", "Measure a cluster, beside etcd where it is installed."),

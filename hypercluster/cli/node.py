@@ -22,6 +22,7 @@ import click
 from hypercluster.cli.client_command import json_option, print_json
 from hypercluster.cli.connection import ENVIRONMENT, find_settings
 from hypercluster.cli.founding import CLIENT_FILE
+from hypercluster.cli.node_archive import archive
 from hypercluster.cli.serve import read_config
 from hypercluster.client import members as calls
 from hypercluster.client.nodes import Nodes
@@ -44,7 +45,10 @@ LOOK_S = 0.1
 
 @click.group()
 def node() -> None:
-    """Bring a lost or damaged node back."""
+    """Bring a lost or damaged node back; look at what it has archived."""
+
+
+node.add_command(archive)
 
 
 @node.command()

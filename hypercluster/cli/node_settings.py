@@ -10,6 +10,7 @@ from hypercluster.node.proposer import ProposerSettings
 from hypercluster.node.rate_limit import RateSettings
 from hypercluster.node.retention import RetentionSettings
 from hypercluster.raft.settings import EngineSettings
+from hypercluster.storage.archive.archive import ArchiveSettings
 
 
 def engine_settings(config: Config) -> EngineSettings:
@@ -44,3 +45,7 @@ def proposer_settings(config: Config) -> ProposerSettings:
         bytes_max=batch.bytes_max,
         rate=RateSettings(rate.ops_per_s, rate.bytes_per_s, rate.burst_ops, quarantine_ms=rate.quarantine_ms),
     )
+
+
+def archive_settings(config: Config) -> ArchiveSettings:
+    return ArchiveSettings(config.retention.archive_keep_days, config.retention.archive_bytes_max)

@@ -12,6 +12,7 @@ from functools import partial
 from hypercluster.cli.node_settings import retention_settings
 from hypercluster.config import Config
 from hypercluster.credentials.tls import ReloadingFiles
+from hypercluster.node.archiving import Archiving
 from hypercluster.node.collection import Collection
 from hypercluster.node.fanout import OpLog
 from hypercluster.node.opening import OpenDirectory
@@ -36,10 +37,12 @@ class RetentionParts:
         directory: OpenDirectory,
         files: ReloadingFiles,
         loop: asyncio.AbstractEventLoop,
+        clock: Clock,
         metrics: Metrics,
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self._config = config
+        self._clock = clock
         self._metrics = metrics
         self._reader = directory.storage.store
         self._history_id = directory.identity.history_id
@@ -55,10 +58,18 @@ class RetentionParts:
             on_fatal,
             bytes_per_s=config.retention.snapshot_bytes_per_s,
         )
+        self.archiving = Archiving(
+            directory.archive,
+            directory.storage.store.hold,
+            directory.runners.retention,
+            clock,
+            metrics,
+            on_fatal,
+        )
 
-    def start(self, proposer: Proposer, standing: Standing, clock: Clock) -> None:
+    def start(self, proposer: Proposer, standing: Standing) -> None:
         """What the leader proposes."""
-        settings = retention_settings(self._config)
+        settings, clock = retention_settings(self._config), self._clock
         self.schedule = Retention(
             OwnLane(proposer, standing), standing, self._reader, clock, self._metrics, lambda _: settings
         )
@@ -81,6 +92,7 @@ class RetentionParts:
             self.snapshots.store,
             self.schedule,
             lambda: self.collection.progress,
+            self.archiving.archive,
             self._history_id,
             partial(workspace_of, self._reader),
         )
@@ -88,7 +100,7 @@ class RetentionParts:
 
     def looks(self) -> tuple[Callable[[], None], ...]:
         """What the lifecycle calls now and then."""
-        return self.schedule.look, self.collection.look, self.snapshots.look
+        return self.schedule.look, self.collection.look, self.snapshots.look, self.archiving.look
 
     def close(self) -> None:
         self.snapshots.close()

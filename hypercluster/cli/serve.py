@@ -24,7 +24,7 @@ import uvloop
 from hypercluster.cli.addresses import ClientAddresses
 from hypercluster.cli.last_words import way_out
 from hypercluster.cli.main import EXIT_FATAL
-from hypercluster.cli.node_settings import engine_settings, proposer_settings
+from hypercluster.cli.node_settings import archive_settings, engine_settings, proposer_settings
 from hypercluster.cli.retention_parts import RetentionParts
 from hypercluster.config import Config, ConfigError, load, split_address
 from hypercluster.credentials.tls import ReloadingFiles, TlsFiles
@@ -129,7 +129,9 @@ async def run_node(config: Config, base: Path) -> BaseException | None:
         loop.add_signal_handler(number, stop.set)
     runners = Runners.start(loop)
     data_directory = str((base / config.node.data).resolve())
-    directory = open_directory(data_directory, NodeId(config.node.id), config.cluster.voters, runners, fatal)
+    directory = open_directory(
+        data_directory, NodeId(config.node.id), config.cluster.voters, runners, fatal, archive_settings(config)
+    )
     try:
         return await _Wiring(config, base, directory, fatal).run(stop)
     finally:
@@ -200,7 +202,9 @@ class _Wiring:
         )
         self.addresses = ClientAddresses(identity.node_id, address, self.transport)
         self.fanout = Fanout(stored_op_log(storage.store, self.clock.wall_ns), self.loop, self.metrics, encode_slice)
-        self.retention = RetentionParts(self.config, self.directory, self.files, self.loop, self.metrics, self.fatal)
+        self.retention = RetentionParts(
+            self.config, self.directory, self.files, self.loop, self.clock, self.metrics, self.fatal
+        )
         self.events = EventFanout(storage.store, self.metrics, encode_event)
         self.host = ApplyLoop(
             self.directory.machine,
@@ -216,6 +220,7 @@ class _Wiring:
             wake=self.driver.wake,
             has_room=lambda: storage.free_bytes() >= APPLY_ROOM_BYTES,
             on_snapshots=self.retention.snapshots.marked,
+            on_trimmed=self.retention.archiving.trimmed,
         )
         parts = EngineParts(
             identity=EngineIdentity(identity.cluster_id, identity.node_id, identity.incarnation, address),
@@ -289,7 +294,7 @@ class _Wiring:
             MaintenanceSettings(),
         )
         self._wire_leases()
-        self.retention.start(self.proposer, self.standing, self.clock)
+        self.retention.start(self.proposer, self.standing)
 
     def _wire_leases(self) -> None:
         """Each proposes on a lane of its own: none waits for another."""

@@ -24,7 +24,7 @@ from hypercluster.raft.engine import Clock
 from hypercluster.state_machine.coordination.events import CoordinationEvent
 from hypercluster.state_machine.decoded import DecodedEntry
 from hypercluster.state_machine.machine import Machine
-from hypercluster.state_machine.outcome import Applied, MarkedSnapshot
+from hypercluster.state_machine.outcome import Applied, MarkedSnapshot, TrimmedLog
 from hypercluster.state_machine.store import Change
 from hypercluster.telemetry.metrics import Metrics
 from hypercluster.values import ChunkHash, Digest, Index, Term
@@ -73,10 +73,12 @@ class ApplyLoop:
         wake: Callable[[], None],
         has_room: Callable[[], bool] = lambda: True,
         on_snapshots: Callable[[Sequence[MarkedSnapshot]], None] = lambda _: None,
+        on_trimmed: Callable[[Sequence[TrimmedLog]], None] = lambda _: None,
     ) -> None:
         """`on_events` is told an index and what coordination did there, `on_replaced` that nothing told before holds.
         `wake` asks the engine for a tick once `ready()` may be True again; `has_room` is asked every ROOM_SEEN_S.
-        `on_snapshots` is called while the store shows exactly what the entry that marked them left."""
+        `on_snapshots` is called while the store shows exactly what the entry that marked them left, `on_trimmed` before
+        the store is without the records."""
         self._machine = machine
         self._store = store
         self._chunks = chunks
@@ -90,6 +92,7 @@ class ApplyLoop:
         self._wake = wake
         self._has_room = has_room
         self._on_snapshots = on_snapshots
+        self._on_trimmed = on_trimmed
         self._short_of_room = False
         self._room_until_s = 0.0  # until then it is taken for granted
         self._turn_began_s = 0.0  # 0: nothing was applied in this turn yet
@@ -114,6 +117,8 @@ class ApplyLoop:
                 self._chunks.put(ChunkHash(chunk_hash), content)
         except DiskFullError as error:  # the room went within one turn
             raise _no_room(index, error) from error
+        if applied.trimmed:
+            self._on_trimmed(applied.trimmed)
         self._finish(applied)
         for workspace_id, batch in applied.log_batches.items():
             self._fanout.publish(workspace_id, batch)

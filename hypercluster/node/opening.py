@@ -18,6 +18,7 @@ from hypercluster.errors import REJOIN, DamagedError, WrongDirectoryError, check
 from hypercluster.state_machine.machine import Machine, Quarantined
 from hypercluster.state_machine.meta import genesis, read_cluster
 from hypercluster.state_machine.store import Family, Reader
+from hypercluster.storage.archive.archive import ArchiveSettings, OplogArchive
 from hypercluster.storage.birth import birth_of
 from hypercluster.storage.disk import PosixDisk
 from hypercluster.storage.founding import load_founding
@@ -69,6 +70,7 @@ class OpenDirectory:
     founding: Membership
     quarantined: tuple[Quarantined, ...]
     storage: NodeStorage
+    archive: OplogArchive
     snapshots: SnapshotStore
     machine: Machine
     wal: Wal
@@ -86,7 +88,12 @@ class OpenDirectory:
 
 
 def open_directory(
-    path: str, node_id: NodeId, voters: int, runners: Runners, on_fatal: Callable[[BaseException], None]
+    path: str,
+    node_id: NodeId,
+    voters: int,
+    runners: Runners,
+    on_fatal: Callable[[BaseException], None],
+    archive_settings: ArchiveSettings | None = None,
 ) -> OpenDirectory:
     """`voters` 0: not configured. Raises WrongDirectoryError, DamagedError, DiskFullError or OSError."""
     disk = PosixDisk()
@@ -104,9 +111,19 @@ def open_directory(
             raise WrongDirectoryError(
                 f"{path} was founded for {founding.configured_voters} voters, the configuration says {voters}"
             )
+        archive = OplogArchive(
+            os.path.join(path, "archive", "oplog"),
+            disk,
+            runners.retention,
+            identity.history_id,
+            archive_settings or ArchiveSettings(),
+        )
+        for damaged in archive.damaged:
+            log.error("a segment of the op log archive is damaged", extra={"fields": {"why": damaged}})
         storage = NodeStorage(
             path,
             identity.history_id,
+            archive=archive,
             chunk_runner=runners.chunks,
             checkpoint_runner=runners.checkpoints,
             referenced_hashes=referenced_hashes,
@@ -132,7 +149,7 @@ def open_directory(
     machine = Machine(storage.store, quarantined)
     check(machine.applied.index == storage.store.applied.index, "the state's two records of its index differ")
     return OpenDirectory(
-        path, lock, identity, founding, quarantined, storage, snapshots, machine, wal, runners, birth, met
+        path, lock, identity, founding, quarantined, storage, archive, snapshots, machine, wal, runners, birth, met
     )
 
 

@@ -25,7 +25,14 @@ from hypercluster.pb.v1.retention_command_pb2 import SnapshotDrop, SnapshotMark
 from hypercluster.raft.engine import Clock
 from hypercluster.state_machine.store import Reader
 from hypercluster.state_machine.workspace import queries
-from hypercluster.state_machine.workspace.oplog import TRIM_KEYS_MAX, first_since, log_bytes, log_floor, scan_log
+from hypercluster.state_machine.workspace.oplog import (
+    TRIM_KEYS_MAX,
+    first_since,
+    log_bytes,
+    log_floor,
+    scan_log,
+    trim_limit,
+)
 from hypercluster.state_machine.workspace.records import Header
 from hypercluster.state_machine.workspace.snapshots import list_snapshots, newest_snapshot
 from hypercluster.telemetry.metrics import Metrics
@@ -138,6 +145,7 @@ class Retention:
         if floor is None:
             return []
         below = max(self._below_by_age(header, settings, floor), self._below_by_budget(header, settings, floor))
+        below = min(below, trim_limit(header.log_index))
         # A record goes once the one after it begins at the bound or below.
         second = list(islice(scan_log(self._reader, header.workspace_id, floor), 2))[1:]
         if not second or second[0].first_index > below:

@@ -38,6 +38,7 @@ from hypercluster.state_machine.store import Reader
 from hypercluster.state_machine.workspace.oplog import log_bytes
 from hypercluster.state_machine.workspace.records import Header
 from hypercluster.state_machine.workspace.snapshots import list_snapshots
+from hypercluster.storage.archive.archive import OplogArchive
 from hypercluster.storage.snapshots.pages import continues, read_records
 from hypercluster.storage.snapshots.store import SnapshotStore
 
@@ -57,6 +58,7 @@ class SnapshotParts:
     store: SnapshotStore
     schedule: Retention
     progress: Callable[[], Progress]
+    archive: OplogArchive
     history_id: bytes
     header: Callable[[bytes, Call], Header]
 
@@ -90,6 +92,7 @@ class SnapshotCalls:
 
     def _retention(self, header: Header) -> pb.RetentionStatus:
         parts, progress = self._parts, self._parts.progress()
+        archived = parts.archive.segments(header.workspace_id)
         return pb.RetentionStatus(
             log_floor=parts.op_log.retained_from(header.workspace_id),
             log_bytes=log_bytes(parts.reader, header.workspace_id),
@@ -100,6 +103,9 @@ class SnapshotCalls:
             gc_rounds=progress.rounds,
             gc_examined=progress.examined + progress.last_examined,
             gc_candidates=progress.last_candidates,
+            archive_first=archived[0].first_index if archived else 0,
+            archive_last=archived[-1].last_index if archived else 0,
+            archive_bytes=parts.archive.size_bytes,
         )
 
     async def take_snapshot(self, request: pb.TakeSnapshotRequest, call: Call) -> pb.TakeSnapshotResponse:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hypercluster.state_machine.coordination.events import CoordinationEvent
-from hypercluster.state_machine.outcome import MarkedSnapshot
+from hypercluster.state_machine.outcome import MarkedSnapshot, TrimmedLog
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.values import ClientId, Index, Nanos, Scope, Seq, Term
 
@@ -31,6 +31,8 @@ class Effects:
     snapshot_marks: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     # hash -> length of chunks that a workspace no longer has (WS-54)
     absent: dict[bytes, int] = field(default_factory=dict)
+    # op log records that this entry removes
+    trimmed: list[TrimmedLog] = field(default_factory=list)
     # the snapshots this entry marked, once it has ended
     marked: list[MarkedSnapshot] = field(default_factory=list)
 

@@ -150,6 +150,7 @@ class Machine:
             hub_batches=hub_batches,
             events=tuple(context.effects.events),
             absent=context.effects.absent,
+            trimmed=tuple(context.effects.trimmed),
             snapshots=tuple(context.effects.marked),
         )
 

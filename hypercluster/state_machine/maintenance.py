@@ -8,12 +8,12 @@ anything whose guard no longer holds. The outcome's `version` counts what was re
 
 from __future__ import annotations
 
-from hypercluster.pb.v1.command_pb2 import MaintenanceCommand
+from hypercluster.pb.v1.command_pb2 import MaintenanceCommand, TrimOplog
 from hypercluster.state_machine import versions
 from hypercluster.state_machine.context import OpContext
 from hypercluster.state_machine.coordination.steps import judge_steps
 from hypercluster.state_machine.lanes import Lanes
-from hypercluster.state_machine.outcome import BAD_OP_TYPE, OK, PRECONDITION_FAILED, HubOutcome
+from hypercluster.state_machine.outcome import BAD_OP_TYPE, OK, PRECONDITION_FAILED, HubOutcome, TrimmedLog
 from hypercluster.state_machine.workspace import (
     collect_chunks,
     drop_snapshot,
@@ -22,6 +22,7 @@ from hypercluster.state_machine.workspace import (
     mark_snapshot,
     trim_log,
 )
+from hypercluster.state_machine.workspace.oplog import log_floor
 from hypercluster.values import ClientId, Index
 
 
@@ -34,8 +35,7 @@ def judge_maintenance(ctx: OpContext, lanes: Lanes, command: MaintenanceCommand)
             target = Index(min(command.raise_versions_floor.floor_index, ctx.index - 1))
             return HubOutcome(OK, versions.raise_floor(ctx.overlay, target))
         case "trim_oplog":
-            trim = command.trim_oplog
-            return HubOutcome(OK, trim_log(ctx.overlay, trim.workspace_id, trim.below_log_index))
+            return HubOutcome(OK, _trim_oplog(ctx, command.trim_oplog))
         case "open_lease_changes":
             return judge_open_leases(ctx, command.open_lease_changes)
         case "reap":
@@ -50,6 +50,14 @@ def judge_maintenance(ctx: OpContext, lanes: Lanes, command: MaintenanceCommand)
             return judge_steps(ctx, command.lock_steps)
         case _:
             return HubOutcome(BAD_OP_TYPE, 0)
+
+
+def _trim_oplog(ctx: OpContext, trim: TrimOplog) -> int:
+    first = log_floor(ctx.overlay, trim.workspace_id)
+    count = trim_log(ctx.overlay, trim.workspace_id, trim.below_log_index)
+    if count and first is not None:
+        ctx.effects.trimmed.append(TrimmedLog(trim.workspace_id, first, count))
+    return count
 
 
 def _forget_lane(ctx: OpContext, lanes: Lanes, client_id: ClientId, last_seq: int) -> HubOutcome:

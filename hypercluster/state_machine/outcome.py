@@ -83,6 +83,14 @@ class MarkedSnapshot(NamedTuple):
     root: bytes
 
 
+class TrimmedLog(NamedTuple):
+    """Op log records that an entry removes: so many, from the one that begins with `first_index` on."""
+
+    workspace_id: bytes
+    first_index: int
+    records: int
+
+
 class HubOutcome(NamedTuple):
     """The verdict on a hub or maintenance command; `version` is the server_seq of the key's present value."""
 
@@ -127,4 +135,5 @@ class Applied:
     hub_batches: Mapping[Scope, bytes] = field(default_factory=dict)  # scope -> op log record (oplog.py)
     events: Sequence[tuple[bytes, CoordinationEvent]] = ()  # (workspace_id, what happened), in order
     absent: Mapping[bytes, int] = field(default_factory=dict)  # hash -> length of chunks that a workspace lost
+    trimmed: Sequence[TrimmedLog] = ()  # in the store until these changes are written
     snapshots: Sequence[MarkedSnapshot] = ()  # to be taken of the state as these changes leave it

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 from hypercluster.errors import DamagedError
 from hypercluster.storage import install_plan
+from hypercluster.storage.barriers import Barriers
 from hypercluster.storage.checkpoint_receiver import ReferencedHashes
 from hypercluster.storage.checkpoints import StateCheckpoints
 from hypercluster.storage.chunk_store import ChunkStore
 from hypercluster.storage.disk import Disk, PosixDisk
 from hypercluster.storage.install_plan import InstallPaths
-from hypercluster.storage.rocks import RocksStore
+from hypercluster.storage.rocks import ChunkBarrier, RocksStore
 from hypercluster.storage.rocks_errors import RESEED
 from hypercluster.storage.rocks_options import RocksSettings
 from hypercluster.storage.runner import Runner
@@ -39,7 +40,8 @@ class StorageUsage:
 
 
 class NodeStorage:
-    """`chunk_runner` syncs chunks, `checkpoint_runner` makes checkpoints: a long checkpoint must not delay a sync."""
+    """`chunk_runner` syncs chunks, `checkpoint_runner` makes checkpoints: a long checkpoint must not delay a sync.
+    `archive` must be durable before a flush, as chunks must."""
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class NodeStorage:
         on_fatal: Callable[[BaseException], None],
         on_damaged: Callable[[ChunkHash, str], None] = lambda _hash, _why: None,
         settings: RocksSettings | None = None,
+        archive: ChunkBarrier | None = None,
         tree: DirectoryTree | None = None,
         disk: Disk | None = None,
     ) -> None:
@@ -62,7 +65,8 @@ class NodeStorage:
         self.installed_at_open = self._recover()
         self.chunks = ChunkStore(self.paths.chunks, self._disk, chunk_runner, on_damaged=on_damaged)
         try:
-            self.store = RocksStore(self.paths.state, settings, self.chunks)
+            barrier = self.chunks if archive is None else Barriers((self.chunks, archive))
+            self.store = RocksStore(self.paths.state, settings, barrier)
             self.checkpoints = StateCheckpoints(
                 self.paths,
                 self.store,

@@ -179,13 +179,18 @@ def first_since(reader: Reader, workspace_id: bytes, stamp_ns: int, head: int) -
     return low
 
 
+def trim_limit(head: int) -> int:
+    """The highest index below which records may go."""
+    return head + 1 - HAZARD_WINDOW_OPS
+
+
 def trim_log(overlay: Overlay, workspace_id: bytes, below_log_index: int) -> int:
     """Removes records that lie wholly below the index, at most TRIM_KEYS_MAX; answers how many. The last stays, and so
     do those that the next operation's hazards are judged by (WS-46)."""
     workspace = open_workspace(overlay, workspace_id)
     if workspace is None:
         return 0
-    below_log_index = min(below_log_index, workspace.header.log_index + 1 - HAZARD_WINDOW_OPS)
+    below_log_index = min(below_log_index, trim_limit(workspace.header.log_index))
     start, end = log_key(workspace_id, 0), prefix_end(_WORKSPACE + workspace_id)
     gone: list[bytes] = []
     last: bytes | None = None

@@ -15,7 +15,7 @@ from hypercluster.node.own_lane import WAITING_MAX, OwnLane
 from hypercluster.node.retention import Retention, RetentionSettings
 from hypercluster.pb.v1.command_pb2 import Command
 from hypercluster.state_machine.outcome import OK, PRECONDITION_FAILED
-from hypercluster.state_machine.workspace import queries
+from hypercluster.state_machine.workspace import oplog, queries
 from hypercluster.state_machine.workspace.chunks import present_chunks
 from hypercluster.state_machine.workspace.oplog import first_since, log_bytes, log_floor, scan_log
 from hypercluster.state_machine.workspace.snapshots import list_snapshots
@@ -23,6 +23,12 @@ from hypercluster.values import NodeId, Role
 from tests.unit.node.commands import client, submit
 from tests.unit.node.test_proposer import Node
 from tests.unit.workspace import ops
+
+
+@pytest.fixture(autouse=True)
+def short_hazard_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise no log of these tests would be long enough to be trimmed."""
+    monkeypatch.setattr(oplog, "HAZARD_WINDOW_OPS", 1)
 
 
 class World(Node):

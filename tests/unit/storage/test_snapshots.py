@@ -25,8 +25,8 @@ from hypercluster.storage.snapshots.pages import PAGE_BYTES_MAX, PageCutter, con
 from hypercluster.storage.snapshots.store import SnapshotStore
 from hypercluster.storage.snapshots.writer import SnapshotWriter
 from tests.fakes import certs
+from tests.fakes.dying_disk import Died, DyingDisk
 from tests.fakes.held_records import HeldScan
-from tests.fakes.power_cut_disk import PowerCutDisk
 from tests.unit.workspace import ops
 from tests.unit.workspace.site import Site
 
@@ -266,50 +266,6 @@ def test_a_tree_of_another_moment_is_not_published(tmp_path: Path) -> None:
 # --- dying ----------------------------------------------------------------------------------------
 
 
-class Died(Exception):
-    pass
-
-
-class DyingFile:
-    def __init__(self, disk: DyingDisk, file: object) -> None:
-        self._disk, self._file = disk, file
-
-    def __getattr__(self, name: str) -> object:
-        if name in ("pwrite", "fsync", "fdatasync", "truncate"):
-            self._disk.count()
-        return getattr(self._file, name)
-
-
-class DyingDisk(PowerCutDisk):
-    """The power goes before its `last`th write, sync, rename or removal."""
-
-    def __init__(self, last: int) -> None:
-        super().__init__()
-        self.left = last
-
-    def count(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Died
-
-    def open(self, path: str, *, create: bool = False) -> DyingFile:  # type: ignore[override]
-        if create:
-            self.count()
-        return DyingFile(self, super().open(path, create=create))
-
-    def rename(self, source: str, target: str) -> None:
-        self.count()
-        super().rename(source, target)
-
-    def unlink(self, path: str) -> None:
-        self.count()
-        super().unlink(path)
-
-    def fsync_dir(self, path: str) -> None:
-        self.count()
-        super().fsync_dir(path)
-
-
 @pytest.mark.req("WS-53", "CH-7")
 def test_a_writer_that_dies_anywhere_leaves_whole_snapshots_and_sweepable_pages(tmp_path: Path) -> None:
     site = grown_site(40)
@@ -317,7 +273,7 @@ def test_a_writer_that_dies_anywhere_leaves_whole_snapshots_and_sweepable_pages(
     whole = 0
     for last in range(200):
         path = tmp_path / f"d{last}"
-        disk = DyingDisk(1 << 30)
+        disk = DyingDisk()
         store = SnapshotStore(str(path), disk)
         first = write(store, site)
         disk.left = last

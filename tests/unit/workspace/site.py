@@ -19,7 +19,7 @@ from hypercluster.state_machine.coordination.events import CoordinationEvent
 from hypercluster.state_machine.coordination.judging import judge_coordination
 from hypercluster.state_machine.lanes import Lanes
 from hypercluster.state_machine.maintenance import judge_maintenance
-from hypercluster.state_machine.outcome import FileOutcome, HubOutcome, MarkedSnapshot
+from hypercluster.state_machine.outcome import FileOutcome, HubOutcome, MarkedSnapshot, TrimmedLog
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Change, MemoryStore, Store
 from hypercluster.state_machine.wire import origin_bytes
@@ -60,6 +60,7 @@ class Site:
         self.last_changes: list[Change] = []
         self.upkeep: list[HubOutcome] = []  # verdicts on maintenance commands, all of them
         self.marked: list[MarkedSnapshot] = []
+        self.trimmed: list[TrimmedLog] = []
         self.events: list[CoordinationEvent] = []  # of the last entry
 
     def found(self, name: str = "w") -> FileOutcome:
@@ -127,6 +128,7 @@ class Site:
         self.events = [event for _, event in effects.events]
         self.chunks.update(effects.chunks)
         self.marked += effects.marked
+        self.trimmed += effects.trimmed
         if self.workspace_id in batches:
             self.batches.append(batches[self.workspace_id])
         return outcomes
