@@ -265,6 +265,15 @@ def test_a_waiter_whose_time_is_over_is_passed_over(site: LockSite) -> None:
     assert again.lock_id != late.lock_id and site.state(late) == FREE
 
 
+@pytest.mark.parametrize(("wait_ms", "state"), [(1, QUEUED), (2, HELD)])
+def test_a_wait_is_over_at_its_deadline_to_the_nanosecond(site: LockSite, wait_ms: int, state: int) -> None:
+    held = site.held(1, "x")
+    waiting = site.queued(2, "x", wait_ms=wait_ms)
+    site.by(1, release(held.lock_id))
+    assert site.replica.machine.applied.last_stamp_ns == waiting.lock_id + 1_000_000
+    assert site.state(waiting) == state
+
+
 @pytest.mark.req("D-4")
 def test_one_command_loads_a_bounded_number_of_rows(site: LockSite) -> None:
     held = []
