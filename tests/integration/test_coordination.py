@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import grpc
 import pytest
@@ -16,11 +18,12 @@ from hypercluster.client.client import Client
 from hypercluster.client.lane_types import S_NS, LaneSettings
 from hypercluster.client.workspace import Workspace
 from hypercluster.limits import LOCK_GRACE_MS, LOCK_TTL_MS
-from hypercluster.pb.v1 import command_pb2_grpc, coordination_pb2_grpc
+from hypercluster.pb.v1 import command_pb2_grpc, coordination_pb2_grpc, workspace_pb2, workspace_pb2_grpc
 from hypercluster.pb.v1 import coordination_command_pb2 as command_pb
 from hypercluster.pb.v1 import coordination_pb2 as pb
 from hypercluster.pb.v1.command_pb2 import REASON_HOLDER_ALIVE, REASON_OK, Command, Submit
-from tests.integration.cluster import START_S, Cluster
+from hypercluster.state_machine.workspace.records import ROOT_ID
+from tests.integration.cluster import START_S, Cluster, eventually
 
 PATIENT = LaneSettings(no_leader_ns=20 * S_NS, deadline_ns=60 * S_NS)
 TTL_S, GRACE_S = LOCK_TTL_MS / 1000, LOCK_GRACE_MS / 1000
@@ -171,6 +174,7 @@ async def test_a_silent_holder_s_lock_passes_on_and_every_node_tells_of_it(agent
         watch.call.cancel()
 
 
+@pytest.mark.long
 @pytest.mark.req("WS-42", "D-6", "WS-43")
 async def test_a_lock_survives_the_leader_with_its_token_and_is_reclaimed_from_the_silent_only(
     agents: tuple[Agent, Agent],
@@ -221,3 +225,73 @@ async def test_a_leader_without_a_majority_renews_nothing(agents: tuple[Agent, A
         for node in followers:
             cluster.resume(node)
     assert await holder.renew(await cluster.leader(), held) == [HELD]
+
+
+T = TypeVar("T")
+
+
+async def until(condition: Callable[[T], object], ask: Callable[[], Awaitable[T]]) -> None:
+    end_s = time.monotonic() + 5
+    while not condition(await ask()):
+        assert time.monotonic() < end_s
+        await asyncio.sleep(0.02)
+
+
+async def drain(call: grpc.aio.StreamStreamCall[object, object]) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+@pytest.mark.req("WS-5", "WS-50")
+async def test_a_worker_s_session_shows_at_its_node_and_its_failure_in_the_status(agents: tuple[Agent, Agent]) -> None:
+    agent, _ = agents
+    cluster, workspace_id = agent.cluster, agent.workspace_id
+    channel = agent.client.nodes.channel(cluster.address("n2"))
+    stub = workspace_pb2_grpc.WorkspaceServiceStub(channel)  # type: ignore[no-untyped-call]
+    call = stub.Session()
+    hello = workspace_pb2.WorkerHello(protocol="hypersync/1", workspace_id=workspace_id, worker="builder")
+    await call.write(workspace_pb2.WorkerMessage(hello=hello))
+    welcome = (await call.read()).welcome
+    assert welcome.limits.lock_ttl_ms == LOCK_TTL_MS and welcome.commit_index > 0 and welcome.term > 0
+
+    async def shown() -> list[workspace_pb2.WorkerStatus]:
+        answer = await stub.Workers(workspace_pb2.WorkersRequest(workspace_id=workspace_id), timeout=5)
+        return list(answer.workers)
+
+    assert [(row.name, row.worker, row.error_log_index) for row in await shown()] == [("builder", "tester", 0)]
+    applied = workspace_pb2.WorkerApplied(
+        workspace_id=workspace_id, read_only=True, error_log_index=7, error_errno=28, error_message="no room"
+    )
+    await call.write(workspace_pb2.WorkerMessage(applied=applied))
+    await until(lambda rows: rows[0].read_only, shown)
+    status = await cluster.status("n2")
+    assert status is not None and status.workers_connected == 1
+    assert "builder" in status.worker_problems[0] and "no room" in status.worker_problems[0]
+    elsewhere = await cluster.status("n1")
+    assert elsewhere is not None and not elsewhere.worker_problems, "a node tells of its own sessions"
+    applied.workspace_id = b"x" * 16
+    await call.write(workspace_pb2.WorkerMessage(applied=applied))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await drain(call)
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    await until(lambda rows: not rows, shown)
+
+
+@pytest.mark.req("WS-44")
+async def test_what_is_held_open_for_long_is_logged_and_its_end_too(agents: tuple[Agent, Agent]) -> None:
+    agent, _ = agents
+    metric = "hypercluster_open_leases"
+    leader = await agent.cluster.leader()
+    request = pb.RenewRequest(workspace_id=agent.workspace_id, with_opens=True, open_inodes=[ROOT_ID])
+
+    def logged() -> float:
+        plan = agent.cluster.plans[leader]
+        with urllib.request.urlopen(f"http://127.0.0.1:{plan.admin_port}/metrics", timeout=5) as page:
+            lines = page.read().decode().splitlines()
+        return float(next(line for line in lines if line.startswith(metric + " ")).split()[1])
+
+    await agent.stub(leader).Renew(request, timeout=5)
+    await eventually(lambda: logged() == 1, "the lease is logged")
+    request.ClearField("open_inodes")
+    await agent.stub(leader).Renew(request, timeout=5)
+    await eventually(lambda: logged() == 0, "the lease has ended")
