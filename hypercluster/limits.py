@@ -71,6 +71,7 @@ NLINK_MAX: Final = 65_000
 # Locks, leases, reservations, hazards (WS-40 to WS-47).
 LOCK_TTL_MS: Final = 5_000
 LOCK_GRACE_MS: Final = 2_000
+LOCK_MARGIN_MS: Final = 1_000  # a holder counts on its lock until this long before TTL and grace are over
 LOCK_NAME_BYTES_MAX: Final = 128
 LOCK_WAIT_MS_MAX: Final = 24 * 3600 * 1000
 LOCKS_OF_CLIENT_MAX: Final = 1_000  # held and queued
@@ -228,6 +229,7 @@ check(ELECTION_MAX_MS > ELECTION_MIN_MS, "election timeouts are drawn from a ran
 check(SNAPSHOTS_KEPT < SNAPSHOTS_MAX, "what is kept by default fits, with room to drop the oldest after")
 check(REPLAY_WINDOW_MS <= LAG_MAX_MS and REPLAY_WINDOW_OPS <= LAG_MAX_OPS, "who may begin by the log may go on by it")
 check(CHUNK_PIN_MS <= LAG_MAX_MS, "a chunk that was in a tree stays at least as long as one that was only sent")
+check(LOCK_MARGIN_MS < LOCK_GRACE_MS, "a holder that renews late, but within the grace, keeps its lock")
 check(ORPHAN_KEEP_MS >= 3 * LOCK_TTL_MS, "orphans outlive the locks on them")
 check(FALLBACK_MS < 2 * ELECTION_MIN_MS, "a leader without a majority steps down within two election timeouts")
 check(CHUNK_REQUEST_HASHES_MAX * CHUNK_BYTES_MAX < PEER_FRAME_BYTES_MAX, "an answer with chunks must fit a frame")

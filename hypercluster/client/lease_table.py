@@ -15,16 +15,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hypercluster.errors import check
-from hypercluster.limits import LOCK_GRACE_MS, LOCK_TTL_MS
+from hypercluster.limits import LOCK_GRACE_MS, LOCK_MARGIN_MS, LOCK_TTL_MS
 from hypercluster.pb.v1 import coordination_command_pb2 as pb
 
 MS_NS = 1_000_000
-MARGIN_NS = 1_000 * MS_NS  # kept between the end of a lease as its holder sees it, and as the cluster may see it
+MARGIN_NS = LOCK_MARGIN_MS * MS_NS  # between the end of a lease as its holder sees it, and as the cluster may
 RETRY_NS = 100 * MS_NS
 RENEWED_AT_ONCE_MAX = 1_000
-
-check(MARGIN_NS < LOCK_GRACE_MS * MS_NS, "a holder that renews late, but within the grace, keeps its lock")
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
-from hypercluster.limits import LOCK_GRACE_MS, LOCK_STEPS_MAX, LOCK_TTL_MS
+from hypercluster.limits import LOCK_GRACE_MS, LOCK_MARGIN_MS, LOCK_STEPS_MAX, LOCK_TTL_MS
 from hypercluster.pb.v1 import coordination_command_pb2 as pb
 from hypercluster.state_machine.coordination.events import LockRow
 
@@ -76,6 +76,8 @@ _SPAN_S: Final = {
 }
 _NEXT: Final = {HELD: GRACE, GRACE: FREE, QUEUED: FREE}
 TTL_S: Final = LOCK_TTL_MS / 1000
+# A full TTL (WS-43), and what of the grace a holder may count on: after that it knows that its lock may be another's.
+SILENCE_S: Final = (LOCK_TTL_MS + LOCK_GRACE_MS - LOCK_MARGIN_MS) / 1000
 
 
 class LeaseTimers:
@@ -242,14 +244,14 @@ class LeaseTimers:
     # -- reclaim (WS-43) ------------------------------------------------------------------------------------
 
     def reclaim_pause_s(self, lock_id: int, now_s: float) -> float:
-        """How long a reclaim has to wait: until this leader has led for a full TTL, and the present client of the lock
+        """How long a reclaim has to wait: until this leader has led for SILENCE_S, and the present client of the lock
         has been silent for as long. 0: it may be proposed, and apply judges it."""
         if self._led_since_s is None:
-            return TTL_S
-        pause_s = self._led_since_s + TTL_S - now_s
+            return SILENCE_S
+        pause_s = self._led_since_s + SILENCE_S - now_s
         lease = self._leases.get(lock_id)
         if lease is not None:
-            pause_s = max(pause_s, self._clients[lease.row.client_id].heard_s + TTL_S - now_s)
+            pause_s = max(pause_s, self._clients[lease.row.client_id].heard_s + SILENCE_S - now_s)
         return max(0.0, pause_s)
 
     def claim(self, lock_id: int, change: int) -> None:

@@ -4,8 +4,9 @@ Owns: when the timers begin and end with leadership, the reading of all leases b
 and the waits of renewals for a verdict.
 Never: decides what a lease is (lease_timers.py does, by the clock; apply does, by the log), or keeps anything durable.
 Invariants: a renewal is told HELD only after a majority has confirmed this node's term since it arrived, and never
-while a step or a reclaim of that lease has no verdict yet; a reclaim goes through only after this node has led for a
-full TTL and has heard nothing of the lock's client for as long. One message of steps at most is on its way.
+while a step or a reclaim of that lease has no verdict yet; a reclaim goes through only after this node has led,
+and heard nothing of the lock's client, for longer than that client counts on it. One message of steps is on its way at
+most.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Clients acquire, renew, release, reclaim; rounds are confirmed late or fail; proposals are applied late, lost, or lost
 and applied by the next leader; leadership goes away and comes back. What a client may believe follows from its answers
-alone: a grant or a renewal holds for a TTL from when it was *sent*. HYPERCLUSTER_SEED=n replays one seed.
+alone: a grant or a renewal holds for TTL and grace, less a margin, from when it was *sent*.
+HYPERCLUSTER_SEED=n replays one seed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from hypercluster.state_machine.decoded import DecodedGroup
 from hypercluster.values import Index, Nanos, NodeId, Role, Term
 from tests.known_bad.eager_leases import BUILDS
 from tests.unit.node.commands import CALLER, SCOPE, client, submit
-from tests.unit.node.locks import GRACE_S, TTL_S, LockNode, acquire, reclaim, release
+from tests.unit.node.locks import COUNTED_S, GRACE_S, TTL_S, LockNode, acquire, reclaim, release
 
 SEEDS = [int(os.environ["HYPERCLUSTER_SEED"])] if "HYPERCLUSTER_SEED" in os.environ else list(range(24))
 STEPS = 250
@@ -121,7 +122,7 @@ class Walk:
             held = self.beliefs[file.lock.lock_id] = Belief(lane, target, file.lock.lock_id)
             if file.lock.state == HELD:
                 held.token = file.lock.token
-                held.until_s = max(held.until_s, sent_s + TTL_S)
+                held.until_s = max(held.until_s, sent_s + COUNTED_S)
                 self.believed += 1
 
         message = submit(client(lane + 100 * life), seq, command, workspace_id=self.node.workspace_id)
@@ -152,7 +153,7 @@ class Walk:
                 self.beliefs.pop(belief.lock_id, None)
             elif found.state == HELD and belief.lock_id in self.beliefs:
                 belief.token = found.token
-                belief.until_s = max(belief.until_s, one.sent_s + TTL_S)
+                belief.until_s = max(belief.until_s, one.sent_s + COUNTED_S)
                 self.believed += 1
 
     # -- what befalls the node --------------------------------------------------------------------------
@@ -174,7 +175,7 @@ class Walk:
             self.pass_time(draw.choice([0.1, 1.0, TTL_S]))
             for belief in self.beliefs.values():  # the other leader is asked in the meantime
                 if draw.random() < 0.7 and node.state_of(belief.lock_id) == HELD:
-                    belief.until_s = self.now_s + TTL_S
+                    belief.until_s = self.now_s + COUNTED_S
         self.lead_again()
 
     async def cut_off(self) -> None:

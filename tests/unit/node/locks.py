@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from hypercluster.limits import LOCK_GRACE_MS, LOCK_TTL_MS
+from hypercluster.limits import LOCK_GRACE_MS, LOCK_MARGIN_MS, LOCK_TTL_MS
 from hypercluster.node.events import EventFanout
 from hypercluster.node.leases import Asked, Leases, Renewed
 from hypercluster.node.open_leases import OpenLeases
@@ -27,6 +27,7 @@ from tests.unit.node.test_proposer import FAST, Node
 
 TTL_S = LOCK_TTL_MS / 1000
 GRACE_S = LOCK_GRACE_MS / 1000
+COUNTED_S = (LOCK_TTL_MS + LOCK_GRACE_MS - LOCK_MARGIN_MS) / 1000  # what a holder counts on, from when it sent
 LOOK_S = 0.25
 BOB = Caller("client:bob", SCOPE, "bob")
 

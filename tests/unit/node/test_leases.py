@@ -12,7 +12,7 @@ from hypercluster.node.answers import REASONS
 from hypercluster.node.lease_timers import FREE, GRACE, HELD, QUEUED
 from hypercluster.node.leases import NO_VERDICT, Renewed
 from hypercluster.values import NodeId, Role, Term
-from tests.unit.node.locks import BOB, GRACE_S, LOOK_S, TTL_S, LockNode, acquire, reclaim, release
+from tests.unit.node.locks import BOB, COUNTED_S, GRACE_S, LOOK_S, TTL_S, LockNode, acquire, reclaim, release
 
 MARGIN_S = 2 * LOOK_S
 
@@ -239,14 +239,25 @@ async def test_a_reclaim_waits_for_a_full_ttl_of_silence_and_of_leading() -> Non
     await node.renew((held.lock_id, held.token))
     node.pass_time(1)
     assert node.do(2, reclaim(held.lock_id, held.token))[0] == alive, "renewed within a TTL"
-    assert 3_900 < node.answers[-1][0].retry_after_ms <= 4_001
-    node.lock(1, acquire("else"))
-    node.pass_time(TTL_S - 1)
-    assert node.do(2, reclaim(held.lock_id, held.token))[0] == alive, "it sent a command"
-    node.pass_time(1)
+    assert 4_900 < node.answers[-1][0].retry_after_ms <= 5_001
+    node.pass_time(COUNTED_S - 1 - LOOK_S)
+    assert node.do(2, reclaim(held.lock_id, held.token))[0] == alive, "its holder may count on it still"
+    node.pass_time(LOOK_S)
+    assert node.state_of(held.lock_id) == GRACE
     taken = node.lock(2, reclaim(held.lock_id, held.token))
     assert taken.state == HELD and taken.token > held.token
     assert await node.renew((held.lock_id, held.token)) == [Renewed(held.lock_id, FREE, 0)]
+
+
+@pytest.mark.req("WS-43")
+async def test_a_command_of_a_client_is_a_sign_of_it() -> None:
+    node = LockNode()
+    held = node.lock(1, acquire("build"))
+    node.pass_time(COUNTED_S - LOOK_S)
+    node.lock(1, acquire("else"))
+    node.pass_time(2 * LOOK_S)
+    assert node.state_of(held.lock_id) == GRACE
+    assert node.do(2, reclaim(held.lock_id, held.token))[0] == REASONS["HOLDER_ALIVE"]
 
 
 @pytest.mark.req("WS-43")
@@ -256,9 +267,9 @@ async def test_a_new_leader_lets_no_reclaim_through_before_it_has_led_for_a_ttl(
     node.engine.now = replace(node.engine.now, term=Term(9))
     node.turns.now_s += TTL_S
     node.leases.look()
-    node.pass_time(TTL_S - LOOK_S)
+    node.pass_time(COUNTED_S - LOOK_S)
     assert node.do(2, reclaim(held.lock_id, held.token))[0] == REASONS["HOLDER_ALIVE"]
-    node.pass_time(MARGIN_S)
+    node.pass_time(LOOK_S)
     assert node.lock(2, reclaim(held.lock_id, held.token)).token > held.token
 
 
@@ -266,7 +277,7 @@ async def test_a_new_leader_lets_no_reclaim_through_before_it_has_led_for_a_ttl(
 async def test_a_renewal_waits_for_the_verdict_on_a_reclaim() -> None:
     node = LockNode()
     held = node.lock(1, acquire("build"))
-    node.pass_time(TTL_S + MARGIN_S)  # in its grace
+    node.pass_time(COUNTED_S)  # in its grace
     from tests.unit.node.commands import client, submit
 
     node.send(submit(client(2), 1, reclaim(held.lock_id, held.token), workspace_id=node.workspace_id))
