@@ -22,13 +22,14 @@ import click
 from rich.console import Console
 
 from hypercluster import __version__
-from hypercluster.cli.bench import measure
+from hypercluster.cli.bench import measure, mounted
 from hypercluster.cli.bench.followers import Followers, Plan
 from hypercluster.cli.bench.local import LocalCluster
 from hypercluster.cli.bench.report import Figure, Report, Row, at_least, at_most
 from hypercluster.cli.bench.tree import measure_tree
 from hypercluster.cli.founding import CLIENT_FILE
 from hypercluster.client.client import Client
+from hypercluster.client.import_tree import import_tree
 
 PARTS = ("tree", "files", "workers", "mount")
 WORKERS = (1, 8, 50)
@@ -67,6 +68,8 @@ async def run(directory: Path, settings: Settings, tell: Tell) -> Report:
             for count in settings.workers if "workers" in settings.parts else ():
                 tell(f"commit to applied on {count} workers")
                 await _spread(cluster, directory, count, settings, report)
+            if "mount" in settings.parts:
+                await _mount(cluster, directory, settings, report, tell)
     return report
 
 
@@ -126,6 +129,42 @@ async def _spread(cluster: LocalCluster, directory: Path, count: int, settings: 
     p50_ms, p99_ms = late_ms[len(late_ms) // 2], late_ms[int(len(late_ms) * 0.99)]
     report.figures.append(at_most(f"commit_to_applied_p50_ms_{count}_workers", p50_ms, "ms", 10.0))
     report.figures.append(at_most(f"commit_to_applied_p99_ms_{count}_workers", p99_ms, "ms", 100.0))
+
+
+async def _mount(cluster: LocalCluster, directory: Path, settings: Settings, report: Report, tell: Tell) -> None:
+    why = mounted.missing()
+    if why:
+        report.notes.append(f"the mount was not measured: {why}")
+        return
+    tell(f"a mount beside a local disk: git over {settings.files} files")
+    local = directory / "local"
+    await asyncio.to_thread(mounted.make_repository, local, settings.files)
+    async with Client(cluster.settings(), name="bench") as client:
+        for name in ("creates", "git"):
+            await client.create_workspace(name)
+        await import_tree(await client.open_workspace("git"), local)
+    client_file = directory / "hypercluster" / CLIENT_FILE
+    for number in (1, 8):
+        tell(f"creates by {number} threads")
+        beside = await asyncio.to_thread(mounted.creates_s, directory / f"creates-{number}", number, settings.seconds)
+        rate = await asyncio.to_thread(_creates_on_mount, client_file, directory, number, settings.seconds)
+        report.figures.append(Figure(f"mount_creates_s_{number}_threads", rate, "files/s"))
+        report.figures.append(Figure(f"local_creates_s_{number}_threads", beside, "files/s"))
+    tell("git status")
+    report.figures.append(Figure("git_status_local_s", await asyncio.to_thread(mounted.status_s, local), "s"))
+    report.figures.append(
+        Figure("git_status_mount_s", await asyncio.to_thread(_status_on_mount, client_file, directory), "s")
+    )
+
+
+def _creates_on_mount(client_file: Path, directory: Path, threads: int, seconds: float) -> float:
+    with mounted.mounted(client_file, "creates", directory / f"mount-{threads}") as point:
+        return mounted.creates_s(point / f"by-{threads}", threads, seconds)
+
+
+def _status_on_mount(client_file: Path, directory: Path) -> float:
+    with mounted.mounted(client_file, "git", directory / "mount-git") as point:
+        return mounted.status_s(point)
 
 
 @click.command("workspace")
