@@ -142,7 +142,7 @@ async def _mount(cluster: LocalCluster, directory: Path, settings: Settings, rep
     async with Client(cluster.settings(), name="bench") as client:
         for name in ("creates", "git"):
             await client.create_workspace(name)
-        await import_tree(await client.open_workspace("git"), local)
+        await import_tree(await client.open_workspace("git"), str(local))
     client_file = directory / "hypercluster" / CLIENT_FILE
     for number in (1, 8):
         tell(f"creates by {number} threads")
