@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hypercluster.client.answers import raise_unless_ok
 from hypercluster.client.event_watch import watch_events
-from hypercluster.client.leases import LOCK_LANE, Held
+from hypercluster.client.leases import LOCK_LANE, OWNER_HANDLE, Held
 from hypercluster.client.local_patterns import LocalPatterns
 from hypercluster.client.locks import (
     NAME_PREFIX,
@@ -52,8 +52,9 @@ class Coordination:
     ) -> Lock:
         """A lock on a path that exists, or on "name:" and a name that agents agreed on.
 
-        `wait_s` None waits as long as it takes, 0 raises LockBusyError. With `one_at_a_time` the caller says that it
-        waits for one lock at a time, and a wait that would close a cycle of such callers raises DeadlockError (WS-47).
+        `wait_s` None waits as long as it takes, 0 raises LockBusyError. With `one_at_a_time` this client says that it
+        waits for one such lock at a time; a wait that would close a cycle of such clients raises DeadlockError (WS-47).
+        It may take one that it holds a second time: that is the same lock, released with the last `async with`.
         """
         wait, wait_ms = wait_fields(wait_s)
         kind = lock_pb.LOCK_KIND_SHARED if shared else lock_pb.LOCK_KIND_EXCLUSIVE
@@ -84,7 +85,8 @@ class Coordination:
     def _acquiring(self, op: lock_pb.LockAcquire, path_or_name: Path, wait_s: float | None) -> Lock:
         async def enter(lock: Lock) -> Held:
             op.target.CopyFrom(await find_target(self._workspace(), path_or_name))
-            op.handle_id = self.client.leases.new_handle()
+            in_graph = op.one_at_a_time and op.kind == lock_pb.LOCK_KIND_EXCLUSIVE
+            op.handle_id = OWNER_HANDLE if in_graph else self.client.leases.new_handle()
             lock.target.CopyFrom(op.target)
             return await self.client.leases.acquire(self.workspace_id, op, lock.what, wait_s)
 

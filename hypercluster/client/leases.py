@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hypercluster.client.answers import raise_unless_ok
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from hypercluster.client.client import Client
 
 LOCK_LANE = 6
+OWNER_HANDLE = 1  # of all locks of a client that says it waits for one at a time: one owner in the wait-for graph
 RENEW_DEADLINE_S = LOCK_TTL_MS / 3_000
 WAIT_SLACK_S = 2.0  # how much later than the cluster a client ends its own wait
 CYCLE_WAIT_S = 1.0  # for the event that tells a deadlock's cycle
@@ -51,13 +52,15 @@ def boot_ns() -> int:
 
 @dataclass(slots=True)
 class Held:
-    """A lock that was granted. `on_lost` is called once, with why, if it is lost before it is released."""
+    """A lock that was granted, to one or more `async with` of one owner. Each of `on_lost` is called once, with why, if
+    it is lost before it is released."""
 
     workspace_id: bytes
     lock_id: int
     token: int
     lost: str = ""
-    on_lost: Callable[[str], None] | None = None
+    uses: int = 0
+    on_lost: list[Callable[[str], None]] = field(default_factory=list)
 
 
 class Leases:
@@ -74,13 +77,13 @@ class Leases:
         self._wake = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._handles = 0
+        self._handles = OWNER_HANDLE
         self.history_id = b""
 
     # --- what locks ask ---------------------------------------------------------------------------
 
     def new_handle(self) -> int:
-        """A handle no other lock of this client has."""
+        """A handle that no other lock of this client has: each is an owner of its own."""
         self._handles += 1
         return self._handles
 
@@ -106,6 +109,9 @@ class Leases:
 
     async def release(self, held: Held, what: str) -> None:
         """Raises FencedError if it was gone already. Where the cluster can not be reached the lease ends by itself."""
+        held.uses -= 1
+        if held.uses > 0:
+            return
         self._forget(held.lock_id)
         try:
             await self._submit_release(held.workspace_id, held.lock_id, what)
@@ -144,15 +150,14 @@ class Leases:
         lease = self._table.find(lock_id)
         if lease is not None and lease.is_held and lease.confirmed:
             return self._hold(workspace_id, lock_id, lease.token)
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waits[lock_id] = future
-        if lease is None:
+        future = self._waits.setdefault(lock_id, asyncio.get_running_loop().create_future())
+        if lease is None and not future.done():
             future.set_exception(LockWaitOverError("WAIT_OVER", "the wait is over"))
         self._watch(workspace_id)
         self._wake.set()
         try:
             async with asyncio.timeout(None if wait_s is None else wait_s + WAIT_SLACK_S):
-                token = await future
+                token = await asyncio.shield(future)
         except TimeoutError:
             await self._leave(workspace_id, lock_id, what)
             raise LockWaitOverError("WAIT_OVER", f"{what}: not granted within {wait_s} s") from None
@@ -169,6 +174,7 @@ class Leases:
         held = self._held.get(lock_id)
         if held is None:  # the same owner asking again gets the same lock
             held = self._held[lock_id] = Held(workspace_id, lock_id, token)
+        held.uses += 1
         return held
 
     async def _leave(self, workspace_id: bytes, lock_id: int, what: str) -> None:
@@ -219,8 +225,8 @@ class Leases:
                     held = self._held.pop(lock_id, None)
                     if held is not None:
                         held.lost = words
-                        if held.on_lost is not None:
-                            held.on_lost(words)
+                        for tell in held.on_lost:
+                            tell(words)
         self._wake.set()
 
     def _watch(self, workspace_id: bytes) -> EventWatch:

@@ -107,7 +107,7 @@ class Lock:
             await self.release()
         body = self._body = asyncio.current_task()
         self._cancelling = body.cancelling() if body is not None else 0
-        self._held.on_lost = self._on_lost
+        self._held.on_lost.append(self._on_lost)
         return self
 
     def _on_lost(self, _words: str) -> None:
@@ -118,6 +118,8 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         body, self._body = self._body, None
+        if self._held is not None and self._on_lost in self._held.on_lost:
+            self._held.on_lost.remove(self._on_lost)
         if not self.lost:
             try:
                 await self.release()
