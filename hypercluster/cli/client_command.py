@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
@@ -20,7 +21,9 @@ from hypercluster.cli.words import count, instant
 from hypercluster.client.client import Client
 from hypercluster.client.file_ops import FileResult
 from hypercluster.client.lane_types import Intent
+from hypercluster.client.lock_guard import GUARD_VARIABLE, LockGuard
 from hypercluster.client.settings import ClientSettings
+from hypercluster.client.workspace import Workspace
 from hypercluster.errors import NoQuorumError, OutcomeUnknownError
 
 T = TypeVar("T")
@@ -84,6 +87,16 @@ def run_client(
                 raise NoQuorumError(f"{words}\n  Nothing was written. See: hypercluster status") from error
 
     return asyncio.run(body())
+
+
+async def open_for_change(client: Client, name: str) -> Workspace:
+    """The workspace; under `workspace lock run` every change through it carries that lock's token (WS-42)."""
+    opened = await client.open_workspace(name)
+    guard = LockGuard.parse(os.environ.get(GUARD_VARIABLE, ""))
+    if guard is None or guard.workspace_id != opened.workspace_id:
+        return opened
+    opened.ops = opened.ops.guarded(lambda: [guard.message()])
+    return opened
 
 
 def print_json(value: Any) -> None:

@@ -15,28 +15,40 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hypercluster.cli import workspace_log, workspace_paths, workspace_proof, workspace_xattr
+from hypercluster.cli import (
+    workspace_lock,
+    workspace_log,
+    workspace_paths,
+    workspace_proof,
+    workspace_shared,
+    workspace_xattr,
+)
 from hypercluster.cli.client_command import (
     json_option,
     on_terminal,
     print_json,
     print_table,
     run_client,
+    shown,
     timeout_option,
 )
 from hypercluster.cli.connection import connection_options
 from hypercluster.cli.words import count, size
+from hypercluster.cli.workspace_shared import settings_summary
 from hypercluster.client.client import Client
 from hypercluster.client.export_tree import ExportReport, export_tree
 from hypercluster.client.import_tree import ImportReport, import_tree
 from hypercluster.client.import_tree import Progress as ImportProgress
+from hypercluster.client.local_patterns import DEFAULTS
 from hypercluster.client.settings import ClientSettings
 from hypercluster.client.workspace import Workspace
 from hypercluster.client.workspace_check import NodeRoot, compare_nodes
 from hypercluster.errors import NotFoundError
 from hypercluster.pb.v1 import workspace_pb2
+from hypercluster.pb.v1.coordination_command_pb2 import WorkspaceSet
 
 SKIPPED_SHOWN = 20
+LOCAL_SHOWN = 5
 
 
 @click.group()
@@ -44,7 +56,7 @@ def workspace() -> None:
     """Work with replicated file trees."""
 
 
-for module in (workspace_paths, workspace_xattr, workspace_log, workspace_proof):
+for module in (workspace_paths, workspace_xattr, workspace_log, workspace_lock, workspace_shared, workspace_proof):
     for command in module.COMMANDS:
         workspace.add_command(command)
 
@@ -53,16 +65,26 @@ for module in (workspace_paths, workspace_xattr, workspace_log, workspace_proof)
 @click.argument("name")
 @click.option("--uid", type=click.IntRange(0), default=None, help="Owner of all files; yours by default.")
 @click.option("--gid", type=click.IntRange(0), default=None, help="Group of all files; yours by default.")
+@click.option("--local-defaults", is_flag=True, help="Build output, dependencies and caches stay on their host.")
 @json_option
 @timeout_option
 @connection_options
 def create_command(
-    name: str, uid: int | None, gid: int | None, as_json: bool, timeout_s: float | None, settings: ClientSettings
+    name: str,
+    uid: int | None,
+    gid: int | None,
+    local_defaults: bool,
+    as_json: bool,
+    timeout_s: float | None,
+    settings: ClientSettings,
 ) -> None:
     """Make an empty workspace called NAME."""
 
     async def work(client: Client) -> Workspace:
-        return await client.create_workspace(name, uid=uid, gid=gid)
+        made = await client.create_workspace(name, uid=uid, gid=gid)
+        if local_defaults:
+            await made.change_settings(WorkspaceSet(local_patterns=DEFAULTS))
+        return made
 
     made = run_client(settings, work, timeout_s)
     if as_json:
@@ -105,7 +127,7 @@ def import_command(
     """Put what is in DIRECTORY into the workspace NAME, which is made if there is none.
 
     Content, modes, times, symlinks, hard links and user attributes are kept. What stands in the way is replaced;
-    nothing else is removed.
+    nothing else is removed. What the workspace's local patterns name stays where it is, and is named.
     """
 
     async def work(client: Client) -> ImportReport:
@@ -114,7 +136,8 @@ def import_command(
         except NotFoundError:
             opened = await client.create_workspace(name)
         with ExitStack() as stack:
-            return await import_tree(opened, os.fsencode(directory), _progress_bar(stack, f"import {name}"))
+            tell = _progress_bar(stack, f"import {name}")
+            return await import_tree(opened, os.fsencode(directory), tell, await opened.local_patterns())
 
     report = run_client(settings, work, timeout_s)
     if as_json:
@@ -186,14 +209,16 @@ def export_command(
 ) -> None:
     """Write the workspace NAME, as it is at one moment, into the new directory DIRECTORY."""
 
-    async def work(client: Client) -> ExportReport:
-        return await export_tree(await client.open_workspace(name), directory)
+    async def work(client: Client) -> tuple[ExportReport, bytes]:
+        opened = await client.open_workspace(name)
+        return await export_tree(opened, directory), (await opened.settings()).local_patterns
 
-    report = run_client(settings, work, timeout_s)
+    report, local_patterns = run_client(settings, work, timeout_s)
     if as_json:
         problems = [{"path": path, "problem": words} for path, words in report.problems.items()]
         found = {"entries": report.entries, "bytes": report.bytes_total, "log_index": report.log_index}
-        print_json({**found, "root": report.root.hex(), "problems": problems})
+        local = shown(local_patterns).splitlines()
+        print_json({**found, "root": report.root.hex(), "problems": problems, "local_patterns": local})
         return
     click.echo(
         f"✓ {count(report.entries)} entries, {size(report.bytes_total)}   log_index {count(report.log_index)}"
@@ -201,6 +226,8 @@ def export_command(
     )
     for path, words in report.problems.items():
         click.echo(f"  could not be set: {path}: {words}", err=True)
+    if local_patterns:
+        click.echo(f"  not in it, because it stays on each host: {local_words(local_patterns)}", err=True)
 
 
 @workspace.command("status")
@@ -211,16 +238,24 @@ def export_command(
 def status_command(name: str, as_json: bool, timeout_s: float | None, settings: ClientSettings) -> None:
     """Show one workspace, confirmed with a majority."""
 
-    async def work(client: Client) -> workspace_pb2.WorkspaceSummary:
-        return (await (await client.open_workspace(name)).barrier()).workspace
+    async def work(client: Client) -> tuple[workspace_pb2.WorkspaceSummary, WorkspaceSet]:
+        opened = await client.open_workspace(name)
+        return (await opened.barrier()).workspace, await opened.settings()
 
-    summary = run_client(settings, work, timeout_s)
+    summary, present = run_client(settings, work, timeout_s)
     if as_json:
-        print_json(_summary(summary))
+        print_json({**_summary(summary), "settings": settings_summary(present)})
         return
     click.echo(f"workspace {summary.name}   id {summary.workspace_id.hex()}")
     click.echo(f"{count(summary.inode_count)} entries, {size(summary.bytes_total)}")
     click.echo(f"log_index {count(summary.log_index)}   root {summary.root.hex()}")
+    click.echo(f"on each host only: {local_words(present.local_patterns)}")
+    if present.quota_bytes or present.quota_nodes:
+        nodes = count(present.quota_nodes) if present.quota_nodes else "any number of"
+        of_bytes = size(present.quota_bytes) if present.quota_bytes else "any size"
+        click.echo(f"quota: {of_bytes}, {nodes} entries")
+    if present.enforce_reservations:
+        click.echo("reservations are enforced")
 
 
 @workspace.command("verify")
@@ -250,6 +285,15 @@ def verify_command(name: str, as_json: bool, timeout_s: float | None, settings: 
         print_table(("NODE", "LOG INDEX", "ROOT"), rows)
         click.echo("✓ equal on every node" if equal and not missing else "✗ not shown to be equal on every node")
     return 0 if equal and not missing else 1
+
+
+def local_words(patterns: bytes) -> str:
+    """What stays on its host (WS-56), in a few words."""
+    lines = [line for line in shown(patterns).splitlines() if line.strip() and not line.startswith("#")]
+    if not lines:
+        return "nothing (see: hypercluster workspace set --local-defaults)"
+    more = f" and {len(lines) - LOCAL_SHOWN} more" if len(lines) > LOCAL_SHOWN else ""
+    return ", ".join(lines[:LOCAL_SHOWN]) + more
 
 
 def _summary(summary: workspace_pb2.WorkspaceSummary) -> dict[str, object]:

@@ -16,6 +16,7 @@ import click
 from hypercluster.cli.client_command import (
     intent_option,
     json_option,
+    open_for_change,
     print_json,
     print_table,
     read_input,
@@ -128,7 +129,7 @@ def put(
     content = read_input(PUT_BYTES_MAX)
 
     async def work(client: Client) -> FileResult:
-        opened = await client.open_workspace(name)
+        opened = await open_for_change(client, name)
         if append:
             return await opened.append(path, content, base_index=base_index)
         return await opened.put(path, content, mode=bits, base_index=base_index)
@@ -161,7 +162,7 @@ def mv(
     """Rename SOURCE to TARGET, which is replaced if it exists."""
 
     async def work(client: Client) -> FileResult:
-        opened = await client.open_workspace(name)
+        opened = await open_for_change(client, name)
         return await opened.rename(source, target, no_replace=no_replace, base_index=base_index)
 
     show_result(run_client(settings, work, timeout_s, intent), as_json, f"{source} → {target}")
@@ -187,7 +188,7 @@ def rm(
     """Remove a file, symlink or empty directory."""
 
     async def work(client: Client) -> FileResult:
-        opened = await client.open_workspace(name)
+        opened = await open_for_change(client, name)
         inode = await opened.stat(path)
         if not is_directory(inode):
             return await opened.unlink(path, base_index=base_index)
@@ -234,7 +235,7 @@ def ln(
     """Make PATH another name of EXISTING."""
 
     async def work(client: Client) -> FileResult:
-        opened = await client.open_workspace(name)
+        opened = await open_for_change(client, name)
         return await (opened.symlink(existing, path) if symbolic else opened.link(existing, path))
 
     if symbolic and existing.startswith("/"):
@@ -255,7 +256,7 @@ def mkdir(
     """Make a directory."""
 
     async def work(client: Client) -> FileResult:
-        return await (await client.open_workspace(name)).mkdir(path)
+        return await (await open_for_change(client, name)).mkdir(path)
 
     show_result(run_client(settings, work, timeout_s, intent), as_json, path)
 

@@ -16,6 +16,7 @@ import click
 from hypercluster.cli.client_command import (
     intent_option,
     json_option,
+    open_for_change,
     print_json,
     print_table,
     read_input,
@@ -119,7 +120,7 @@ def set_command(
     content = read_input(XATTR_VALUE_BYTES_MAX) if value is None else os.fsencode(value)
 
     async def work(client: Client) -> FileResult:
-        opened = await client.open_workspace(name)
+        opened = await open_for_change(client, name)
         inode_id = await opened.inode_id(path)
         return await opened.ops.set_xattr(inode_id, os.fsencode(attribute), content, flag=FLAGS[flag])
 
@@ -146,7 +147,7 @@ def rm_command(
     """Remove ATTRIBUTE from PATH."""
 
     async def work(client: Client) -> FileResult:
-        return await (await client.open_workspace(name)).remove_xattr(path, attribute)
+        return await (await open_for_change(client, name)).remove_xattr(path, attribute)
 
     show_result(run_client(settings, work, timeout_s, intent), as_json, f"{path}: removed {attribute}")
 

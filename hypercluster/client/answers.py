@@ -59,6 +59,7 @@ KIND_OF_REASON: dict[int, type[errors.RefusedError]] = {
     command_pb.REASON_FENCED: errors.FencedError,
     command_pb.REASON_LOCK_HELD_EXPIRING: errors.LockBusyError,
 }
+ERRNO_WORDS: dict[int, str] = {errno_names.EWOULDBLOCK: "another holds the lock"}
 KIND_OF_ERRNO: dict[int, type[errors.RefusedError]] = {
     errno_names.EWOULDBLOCK: errors.LockBusyError,
     errno_names.EDEADLK: errors.DeadlockError,
@@ -70,7 +71,7 @@ def refusal(settled: Settled, what: str) -> errors.RefusedError:
     number = settled.file.errno if settled.file is not None and settled.file.errno else 0
     number = number or ERRNO_OF_REASON.get(settled.reason, 0)
     if settled.reason == command_pb.REASON_ERRNO:
-        words = os.strerror(number).lower()
+        words = ERRNO_WORDS.get(number) or os.strerror(number).lower()
         code = errno_names.errorcode.get(number, f"errno {number}")
         message = f"{what}: {words} ({code})"
     else:

@@ -118,6 +118,11 @@ class Leases:
         except OutcomeUnknownError:
             return
 
+    def ends_ns(self, lock_id: int) -> int:
+        """Until when, by `boot_ns`, a lock that is held can be known to hold; 0 if it is not."""
+        lease = self._table.find(lock_id)
+        return lease.ends_ns if lease is not None and lease.is_held else 0
+
     # --- acquiring --------------------------------------------------------------------------------
 
     async def _enter(self, workspace_id: bytes, op: lock_pb.CoordinationCommand, what: str) -> lock_pb.LockAck:

@@ -58,6 +58,11 @@ class Lock:
     def lock_id(self) -> int:
         return self._present().lock_id
 
+    @property
+    def ends_ns(self) -> int:
+        """Until when it can be known to hold, on CLOCK_BOOTTIME; it moves on with each renewal. 0: it is lost."""
+        return self._leases.ends_ns(self._held.lock_id) if self._held is not None else 0
+
     def guard(self) -> lock_pb.Guard:
         """For writes that must not happen once the lock is another's. Raises LockLostError."""
         return lock_pb.Guard(target=self.target, token=self.token, history_id=self._leases.history_id)

@@ -23,9 +23,12 @@ from typing import Any, TypeVar
 
 from hypercluster.client.client import Client
 from hypercluster.client.lane_types import Journal
+from hypercluster.client.locks import Lock
 from hypercluster.client.settings import ClientSettings
-from hypercluster.client.workspace import Workspace
-from hypercluster.errors import check
+from hypercluster.client.workspace import Path, Workspace
+from hypercluster.errors import LockLostError, check
+from hypercluster.pb.v1.coordination_command_pb2 import Guard
+from hypercluster.pb.v1.coordination_pb2 import LockRecord
 
 T = TypeVar("T")
 
@@ -124,6 +127,60 @@ class SyncWorkspace(_Face):
     def __init__(self, client: SyncClient, workspace: Workspace) -> None:
         super().__init__(client, workspace)
         self.ops = _Face(client, workspace.ops)
+        self._workspace = workspace
+
+    def lock(self, path_or_name: Path, **options: Any) -> SyncLock:
+        """See Workspace.lock."""
+        return SyncLock(self._client, self._workspace.lock(path_or_name, **options))
+
+    def semaphore(self, name: str, permits: int, **options: Any) -> SyncLock:
+        return SyncLock(self._client, self._workspace.semaphore(name, permits, **options))
+
+    def reclaim(self, record: LockRecord) -> SyncLock:
+        return SyncLock(self._client, self._workspace.reclaim(record))
+
+
+class SyncLock:
+    """A lock without asyncio. The body runs in the caller's thread, which nobody can cancel: `token`, `guard()` and
+    writes through `workspace` raise LockLostError or FencedError once it is lost, and so does the end of the `with`."""
+
+    def __init__(self, client: SyncClient, lock: Lock) -> None:
+        self._client = client
+        self._lock = lock
+
+    def __enter__(self) -> SyncLock:
+        self._client.wait(self._lock.acquire())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._client.wait(self._lock.release())
+        except LockLostError as lost:
+            if error is None:
+                raise
+            error.add_note(str(lost))
+
+    @property
+    def lost(self) -> bool:
+        return self._lock.lost
+
+    @property
+    def token(self) -> int:
+        return self._lock.token
+
+    @property
+    def lock_id(self) -> int:
+        return self._lock.lock_id
+
+    def guard(self) -> Guard:
+        return self._lock.guard()
+
+    @property
+    def workspace(self) -> SyncWorkspace:
+        """The workspace, every change through which carries this lock's guard."""
+        return SyncWorkspace(self._client, self._lock.workspace)
 
 
 class _Later:
