@@ -51,7 +51,10 @@ async def watch_events(
     """Without `client_ids` the events of every client of the caller's worker, with `everything` of all workers. Ends
     only by an error that another node would answer, too."""
     request = coordination_pb2.WatchEventsRequest(
-        workspace_id=workspace_id, client_ids=sorted(client_ids)[:CLIENT_IDS_MAX], everything=everything
+        workspace_id=workspace_id,
+        client_ids=sorted(client_ids)[:CLIENT_IDS_MAX],
+        everything=everything,
+        min_index=client.known_index(),
     )
     pause_s = RECONNECT_S[0]
     nodes = client.settings.nodes

@@ -57,14 +57,14 @@ class ClusterLocks:
                 return present.held.token
             held = await self._acquire(inode_id, owner, exclusive, wait, present)
             self._locks[key] = Lock(held, exclusive)
-            held.on_lost = lambda words: self._lost(inode_id, words)
+            held.on_lost = [lambda words: self._lost(inode_id, words)]
             return held.token
 
     async def _acquire(self, inode_id: bytes, owner: int, exclusive: bool, wait: bool, present: Lock | None) -> Held:
         kind = lock_pb.LOCK_KIND_EXCLUSIVE if exclusive else lock_pb.LOCK_KIND_SHARED
         what = f"lock on {self._words(inode_id)}"
         if present is not None:
-            present.held.on_lost = None  # a conversion ends the lock it converts
+            present.held.on_lost.clear()  # a conversion ends the lock it converts
         while True:
             op = lock_pb.LockAcquire(
                 target=lock_pb.LockTarget(inode_id=inode_id), kind=kind, handle_id=owner, wait=wait
@@ -75,7 +75,7 @@ class ClusterLocks:
                 log.info("%s; the caller still waits, so it is asked for again", error)
             except HyperClusterError as error:
                 if present is not None and not present.held.lost:
-                    present.held.on_lost = lambda words: self._lost(inode_id, words)
+                    present.held.on_lost = [lambda words: self._lost(inode_id, words)]
                 raise _os_error(error) from error
 
     async def release(self, inode_id: bytes, owner: int) -> None:
@@ -84,7 +84,7 @@ class ClusterLocks:
         async with turn:
             lock = self._locks.pop(key, None)
             if lock is not None and not lock.held.lost:
-                lock.held.on_lost = None
+                lock.held.on_lost.clear()
                 try:
                     await self._client.leases.release(lock.held, f"lock on {self._words(inode_id)}")
                 except FencedError:
