@@ -66,6 +66,8 @@ state_option = click.option(
     "--deadline", "deadline_s", type=click.FloatRange(1, 3600), default=30.0, show_default=True,
     help="Seconds a change that was sent is sent again, before it fails with EIO.",
 )  # fmt: skip
+@click.option("--clear-error", is_flag=True, help="Go on after a failure that stopped this host's copy.")
+@click.option("--rebuild", is_flag=True, help="Fetch this host's copy anew, whether something stopped it or not.")
 @json_option
 @connection_options
 def mount(
@@ -78,6 +80,8 @@ def mount(
     ask_every_s: float,
     no_leader_s: float,
     deadline_s: float,
+    clear_error: bool,
+    rebuild: bool,
     as_json: bool,
     settings: ClientSettings,
 ) -> int:
@@ -98,6 +102,8 @@ def mount(
     real = mounting.check_free(directory)
     state = (state or state_directory(Path(real))).absolute()
     state.mkdir(parents=True, exist_ok=True)
+    if clear_error or rebuild:
+        _forget_failure(state, rebuild)
     worker = _worker(settings, workspace, real, state, name)
     guarding = GuardSettings(stuck_s, ask_every_s)
     say = partial(_say, workspace, directory, as_json)
@@ -106,6 +112,16 @@ def mount(
         return _watch(real, state, guarding, worker, say)
     words = _in_background(state, lambda told: _watch(real, state, guarding, worker, told))
     return 0 if say(words) else 1
+
+
+def _forget_failure(state: Path, rebuild: bool) -> None:
+    """WS-5: says what had stopped it."""
+    from hypercluster.client.live.shelf import forget_failure
+    from hypercluster.mount.worker import TREE
+
+    failure = forget_failure(str(state / TREE), rebuild=rebuild)
+    if failure is not None:
+        click.echo(f"had stopped before log_index {failure.log_index}: {failure.message}", err=True)
 
 
 def _worker(

@@ -29,7 +29,7 @@ from hypercluster.client.live.shelf import Shelf
 from hypercluster.client.nodes import Nodes
 from hypercluster.client.worker import feed
 from hypercluster.client.worker.snapshots import snapshot
-from hypercluster.client.worker.state import Failure, WorkerState
+from hypercluster.client.worker.state import FAILURE_RECORD, Failure, WorkerState
 from hypercluster.client.worker.thread import MirrorThread
 from hypercluster.errors import DamagedError, HistoryChangedError, HyperClusterError, check
 from hypercluster.pb.v1.workspace_command_pb2 import LogRecord
@@ -98,7 +98,7 @@ class Follower:
             return
         self._adopt(Replica(store, self._cache, self._shelf.workspace_id))
         self._publishing.move_to(self.replica.log_index)
-        kept = store.record("failure")
+        kept = store.record(FAILURE_RECORD)
         if kept is not None:
             self._stop(Failure(**json.loads(kept)))
 
@@ -139,7 +139,7 @@ class Follower:
     async def clear_failure(self, *, rebuild: bool) -> None:
         """The operator's word that a failure is understood. With `rebuild` the tree is fetched anew."""
         replica = self.replica
-        replica.put_record("failure", None)
+        replica.put_record(FAILURE_RECORD, None)
         if rebuild:
             replica.put_record("state", None)
         await self._disk(replica.flush)
@@ -301,7 +301,7 @@ class Follower:
 
     def _fail(self, failure: Failure) -> None:
         if failure.kept:
-            self.replica.put_record("failure", json.dumps(asdict(failure)).encode())
+            self.replica.put_record(FAILURE_RECORD, json.dumps(asdict(failure)).encode())
             self._unflushed.set()
         self._stop(failure)
 

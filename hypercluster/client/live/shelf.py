@@ -12,6 +12,7 @@ number counts, and every other tree is removed at the next start.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from collections.abc import Iterable
 
 from hypercluster.client.live.replica import place_prefix
 from hypercluster.client.live.store import TreeStore
+from hypercluster.client.worker.state import FAILURE_RECORD, Failure
 from hypercluster.client.worker.tree_view import TreeView
 from hypercluster.errors import DamagedError, MalformedError
 from hypercluster.state_machine.store import Change, Family
@@ -54,15 +56,15 @@ class Shelf:
     def open_newest(self) -> TreeStore | None:
         """The tree that counts; None if none was built to the end. Every other one is removed."""
         found: TreeStore | None = None
-        for number in sorted(self._numbers(), reverse=True):
+        for number in sorted(self.numbers(), reverse=True):
             if found is None:
-                store = TreeStore(self._path(number))
+                store = TreeStore(self.path(number))
                 if store.record("state") == READY:
                     self._check_ours(store)
                     found = store
                     continue
                 store.close()
-            shutil.rmtree(self._path(number))
+            shutil.rmtree(self.path(number))
         return found
 
     def _check_ours(self, store: TreeStore) -> None:
@@ -72,19 +74,41 @@ class Shelf:
             raise MalformedError(f"{self.directory} belongs to the workspace with id {known.hex()}: name another")
 
     def build(self, history_id: bytes) -> Building:
-        return Building(TreeStore(self._path(max(self._numbers(), default=0) + 1)), self.workspace_id, history_id)
+        return Building(TreeStore(self.path(max(self.numbers(), default=0) + 1)), self.workspace_id, history_id)
 
     def remove_others(self, kept: TreeStore) -> None:
         """Readers that still look at an older tree keep its file open as long as they do."""
-        for number in self._numbers():
-            if self._path(number) != kept.path:
-                shutil.rmtree(self._path(number))
+        for number in self.numbers():
+            if self.path(number) != kept.path:
+                shutil.rmtree(self.path(number))
 
-    def _numbers(self) -> list[int]:
+    def numbers(self) -> list[int]:
         return [int(match[1]) for name in os.listdir(self.directory) if (match := _TREE.match(name))]
 
-    def _path(self, number: int) -> str:
+    def path(self, number: int) -> str:
         return os.path.join(self.directory, f"tree-{number}")
+
+
+def forget_failure(directory: str, *, rebuild: bool) -> Failure | None:
+    """The operator's word, while nobody has the directory open, that what stopped its tree is understood (WS-5); with
+    `rebuild` the tree is fetched anew at the next start. Answers what had stopped it. Raises MalformedError if the
+    directory is in use."""
+    shelf = Shelf(directory, b"")
+    try:
+        found: Failure | None = None
+        for number in shelf.numbers():
+            store = TreeStore(shelf.path(number))
+            kept = store.record(FAILURE_RECORD)
+            if kept is not None and store.record("state") == READY:
+                found = Failure(**json.loads(kept))
+            store.put_record(FAILURE_RECORD, None)
+            if rebuild:
+                store.put_record("state", None)
+            store.flush_now()
+            store.close()
+        return found
+    finally:
+        shelf.close()
 
 
 class Building:

@@ -18,6 +18,7 @@ from hypercluster.client.live import following as following_module
 from hypercluster.client.live import store as live_store
 from hypercluster.client.live.live_tree import LiveSettings
 from hypercluster.client.live.ports import ROOT_ID, Applied, Process, Recall
+from hypercluster.client.live.shelf import forget_failure
 from hypercluster.errors import MalformedError, NoQuorumError
 from hypercluster.pb.v1 import command_pb2
 from hypercluster.pb.v1 import coordination_command_pb2 as lock_pb
@@ -509,7 +510,8 @@ def other_root(batch: LogBatch) -> LogBatch:
 
 @pytest.mark.req("WS-5")
 @pytest.mark.parametrize("rebuild", [False, True])
-async def test_a_replay_that_differs_stops_before_it_and_says_so(tmp_path: Path, rebuild: bool) -> None:
+@pytest.mark.parametrize("running", [False, True])
+async def test_a_replay_that_differs_stops_before_it_and_says_so(tmp_path: Path, rebuild: bool, running: bool) -> None:
     site = founded()
     async with SiteNode(site) as node:
         async with following(node, tmp_path / "a") as tree:
@@ -526,10 +528,18 @@ async def test_a_replay_that_differs_stops_before_it_and_says_so(tmp_path: Path,
             status = tree.status()
             assert (status.error_log_index, status.error_errno, status.state) == (2, errno.EIO, "stopped")
             await eventually(lambda: node.sessions and node.sessions[-1].error_log_index == 2, "the cluster is told")
+            with pytest.raises(MalformedError, match="in use"):
+                forget_failure(str(tmp_path / "a"), rebuild=rebuild)
         node.liar = None
+        if not running:
+            forgotten = forget_failure(str(tmp_path / "a"), rebuild=rebuild)
+            assert forgotten is not None
+            assert forgotten.log_index == 2
+            assert forget_failure(str(tmp_path / "a"), rebuild=rebuild) is None
         async with following(node, tmp_path / "a") as tree:
-            assert tree.status().error_log_index == 2  # it is there again after a restart
-            await tree.clear_failure(rebuild=rebuild)
+            if running:
+                assert tree.status().error_log_index == 2  # it is there again after a restart
+                await tree.clear_failure(rebuild=rebuild)
             await asyncio.wait_for(tree.barrier(), 20)
             assert tree.status().snapshots == rebuild
             assert tree.view.read_only_reason == ""
