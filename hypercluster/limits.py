@@ -99,6 +99,7 @@ PATTERN_WILDCARDS_MAX: Final = 16  # of one reservation's pattern
 PATH_BYTES_MAX: Final = 4_096
 NAMES_OF_INODE_KEPT: Final = 8  # by which the path of an inode is found
 HAZARD_WINDOW_OPS: Final = 256
+HAZARD_WINDOW_BYTES_MAX: Final = 256 * KIB  # of memory, by the lengths of names
 HAZARD_LIST_OPS_MAX: Final = 5_000  # looked at for a list of hazards
 LOCAL_PATTERNS_BYTES_MAX: Final = 16 * KIB
 

@@ -203,11 +203,16 @@ class Walk:
             assert tuple(best_path(store, workspace_id, inode_id).split(b"/")) in paths or not paths[0]
 
 
-@pytest.mark.req("WS-45", "D-4", "D-6")
-@pytest.mark.parametrize("seed", SEEDS)
-def test_reservations_do_what_the_specification_says(seed: int) -> None:
+def walk_through(seed: int) -> Walk:
     walk = Walk(seed)
     for _ in range(ENTRIES):
         walk.step()
     walk.check_state()
+    return walk
+
+
+@pytest.mark.req("WS-45", "D-4", "D-6")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_reservations_do_what_the_specification_says(seed: int) -> None:
+    walk = walk_through(seed)
     assert walk.seen >= {"denied", "allowed", "reserved", "unreserved", f"ended {(0, 0)}"}, walk.seen

@@ -132,7 +132,7 @@ class Walk:
         draw = self.draw
         inode = draw.choice(self.inodes[-6:]) if self.inodes else ops.ROOT
         extra = {}
-        if draw.random() < 0.1:
+        if draw.random() < 0.25:
             extra["base_index"] = max(0, self.warm.header.log_index - draw.randrange(12))
         command = draw.choices(
             [
@@ -153,10 +153,11 @@ class Walk:
         draw = self.draw
         if draw.random() < 0.3:
             self.cold.restart()
-        if draw.random() < 0.1:
+        if draw.random() < 0.25:
             below = self.warm.header.log_index + 1 - draw.choice([0, 0, 3, 20])
             for site in (self.warm, self.cold):
                 trim_log(site.overlay, site.workspace_id, below)
+                site.store.write(site.overlay.take_changes())
         sent = [self.sent() for _ in range(draw.choice([1, 1, 2, 6]))]
         outcomes = self.warm.mixed(*sent)
         where = f"seed {self.seed}, entry {self.warm.index}"

@@ -4,8 +4,8 @@ Owns: the window of a workspace, the unreserved writes, truncations, renames and
 HAZARD_WINDOW_OPS operations by log distance, and the verdict on a new one.
 Never: state of its own. A window is a function of the op log, which trimming leaves long enough (oplog.py): it is
 read from there when an operation first needs it, and followed from then on while the workspace stays open.
-Invariants: a window just read and one that was followed say the same; it holds one touch an operation at most, without
-content, so its memory is bounded by the operations and the lengths of names (below 256 KiB).
+Invariants: a window just read and one that was followed say the same, because what leaves it for want of room
+(HAZARD_WINDOW_BYTES_MAX, which only long names reach) follows from the operations behind it alone.
 
 Two clients are different unless an agent of one name, vouched for by one worker, stands behind both (D-19): each
 process of an agent is a client. An append overwrites nothing, whatever came before it: it is only ever the earlier
@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from hypercluster.limits import HAZARD_WINDOW_OPS
+from hypercluster.limits import HAZARD_WINDOW_BYTES_MAX, HAZARD_WINDOW_OPS
 from hypercluster.pb.v1 import coordination_command_pb2
 from hypercluster.pb.v1.command_pb2 import Command
 from hypercluster.pb.v1.origin_pb2 import Origin
@@ -36,6 +36,8 @@ from hypercluster.state_machine.workspace.writing import NO_END
 OVERLAPPING_WRITE: Final = int(coordination_command_pb2.HAZARD_KIND_OVERLAPPING_WRITE)
 CONCURRENT_RENAME: Final = int(coordination_command_pb2.HAZARD_KIND_CONCURRENT_RENAME)
 WRITE_AFTER_UNLINK: Final = int(coordination_command_pb2.HAZARD_KIND_WRITE_AFTER_UNLINK)
+
+_TOUCH_BYTES: Final = 950  # in memory, the names of client, worker and agent at their longest included
 
 # What an operation touches, as keys of a window: the content of an inode by its id, an inode that moves, a name.
 _MOVED, _NAMED = b"m", b"n"
@@ -71,10 +73,11 @@ class Hazard(NamedTuple):
 class HazardWindow:
     """The touches of one workspace's last operations, and by what they touched."""
 
-    __slots__ = ("_by_key", "_client_id", "_foreign_index", "_touches", "agent", "origin")
+    __slots__ = ("_by_key", "_bytes", "_client_id", "_foreign_index", "_touches", "agent", "origin")
 
     def __init__(self) -> None:
         self._touches: deque[Touch] = deque()
+        self._bytes = 0
         # Of each key first its only client, or None where there may be several; then its touches in order.
         self._by_key: dict[bytes, list[Any]] = {}
         self._client_id = b""  # of the newest touch
@@ -93,13 +96,17 @@ class HazardWindow:
         touches, by_key = self._touches, self._by_key
         client_id = touch[5]
         floor = touch[0] + 1 - HAZARD_WINDOW_OPS
-        while touches and touches[0][0] < floor:
-            for key in touches.popleft()[2]:
+        weight = self._bytes + _weight(touch[2])
+        while touches and (touches[0][0] < floor or weight > HAZARD_WINDOW_BYTES_MAX):
+            keys = touches.popleft()[2]
+            weight -= _weight(keys)
+            for key in keys:
                 mine = by_key[key]
                 if len(mine) == 2:
                     del by_key[key]
                 else:
                     del mine[1]
+        self._bytes = weight
         if client_id != self._client_id:
             self._client_id = client_id
             self._foreign_index = touches[-1][0] if touches else -1
@@ -134,6 +141,10 @@ class HazardWindow:
 
     def stamped(self, stamp_ns: int) -> Touch | None:
         return next((touch for touch in self._touches if touch.stamp_ns == stamp_ns), None)
+
+
+def _weight(keys: tuple[bytes, ...]) -> int:
+    return _TOUCH_BYTES if len(keys) < 2 else _TOUCH_BYTES + len(keys[1]) + len(keys[-1])
 
 
 def _one_agent(left: Touch, right: Touch) -> bool:

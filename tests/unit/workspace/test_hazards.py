@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from hypercluster.limits import HAZARD_WINDOW_OPS
+from hypercluster.limits import HAZARD_WINDOW_BYTES_MAX, HAZARD_WINDOW_OPS
 from hypercluster.pb.v1.command_pb2 import Command
 from hypercluster.pb.v1.workspace_command_pb2 import LogBatch, LogRecord
 from hypercluster.state_machine.coordination.events import HazardEvent
 from hypercluster.state_machine.outcome import FileOutcome, HazardFound
 from hypercluster.state_machine.workspace import hazard_list
 from hypercluster.state_machine.workspace.hazard_list import newest_hazards
-from hypercluster.state_machine.workspace.hazards import CONCURRENT_RENAME, OVERLAPPING_WRITE, WRITE_AFTER_UNLINK
+from hypercluster.state_machine.workspace.hazards import (
+    CONCURRENT_RENAME,
+    OVERLAPPING_WRITE,
+    WRITE_AFTER_UNLINK,
+    read_window,
+)
+from hypercluster.state_machine.workspace.state import open_workspace
 from hypercluster.values import ClientId
 from tests.unit.workspace import ops
 from tests.unit.workspace.ops import ROOT
@@ -66,6 +74,40 @@ def test_the_window_is_as_many_operations_as_the_limit_says(site: Site) -> None:
     site.entry(*(ops.sync(ROOT) for _ in range(HAZARD_WINDOW_OPS - 1)))
     assert found(site, BOB, ops.write(near, 0, b"y")) == HazardFound(OVERLAPPING_WRITE, earlier)
     assert found(site, BOB, ops.write(far, 0, b"y")) is None
+
+
+@pytest.mark.req("WS-46")
+@pytest.mark.parametrize("cold", [False, True])
+def test_names_of_any_length_fit_in_the_memory_of_a_window(site: Site, cold: bool) -> None:
+    """Measured, and the same window whether it was followed or read."""
+    long = [bytes([65 + number]) * 250 for number in range(2)]
+    site.file(long[0])
+    first = does(site, ANN, ops.rename(ROOT, long[0], ROOT, long[1])).log_index
+    for number in range(1, HAZARD_WINDOW_OPS):
+        worker, agent = f"{number:0>200}", f"{number:0>128}"
+        client = ClientId(b"client------%04d" % number)
+        does(site, client, ops.rename(ROOT, long[number % 2], ROOT, long[(number + 1) % 2]), worker, agent)
+    workspace = open_workspace(site.overlay, site.workspace_id)
+    assert workspace is not None and workspace.window is not None
+    touches = list(workspace.window._touches)
+    assert touches[0].log_index > first, "the oldest had to go"
+    seen: set[int] = set()
+    assert memory_of([touches, workspace.window._by_key], seen) < HAZARD_WINDOW_BYTES_MAX
+    if cold:
+        again = read_window(site.store, site.workspace_id, (), site.header.log_index + 1)
+        assert list(again._touches) == touches
+
+
+def memory_of(thing: object, seen: set[int]) -> int:
+    if id(thing) in seen or thing is None:
+        return 0
+    seen.add(id(thing))
+    inside: list[object] = []
+    if isinstance(thing, dict):
+        inside = [*thing, *thing.values()]
+    elif isinstance(thing, (list, tuple)):
+        inside = list(thing)
+    return sys.getsizeof(thing) + sum(memory_of(part, seen) for part in inside)
 
 
 @pytest.mark.req("WS-46")

@@ -234,6 +234,10 @@ def test_orphans_that_are_held_do_not_hide_those_behind_them(site: Site) -> None
 @pytest.mark.req("WS-27", "WS-44", "D-4")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_reaps_take_what_nobody_needs_and_nothing_else(seed: int) -> None:
+    walk_through(seed)
+
+
+def walk_through(seed: int) -> None:
     """A model of who holds what; a site that loses its caches; a worker that keeps its orphans and follows the log."""
     draw = random.Random(seed)
     warm, cold = Site(seed=seed), Site(seed=seed)
