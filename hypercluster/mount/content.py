@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from typing import Final
 
 from hypercluster.client.live.ports import KIND_DIRECTORY, Node, Process
 from hypercluster.mount.desk import Desk
@@ -19,6 +20,8 @@ from hypercluster.mount.handles import Handle
 from hypercluster.mount.names import PERMISSION_BITS, place
 from hypercluster.mount.request import Request
 from hypercluster.pb.v1 import workspace_command_pb2 as pb
+
+DIRENT_BYTES_MIN: Final = 32  # an entry of readdir with a name of one byte
 
 
 def wants_writing(flags: int) -> bool:
@@ -169,7 +172,8 @@ class ContentOperations:
         opened = self._desk.handles.get(handle)
         if offset == 0 or opened.rows is None:
             opened.rows = self._rows(opened.inode_id)
-        request.entries(opened.rows[offset:], offset, room)
+        fitting = room // DIRENT_BYTES_MIN + 1
+        request.entries(opened.rows[offset : offset + fitting], offset, room)
 
     def _rows(self, inode_id: bytes) -> list[tuple[bytes, Node]]:
         view = self._desk.view

@@ -102,9 +102,9 @@ class Desk:
         except OSError as error:
             if not request.answered:
                 request.error(error.errno or errno.EIO)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # the mount ends, and nobody knows how this would have
             if not request.answered:
-                request.error(errno.EINTR)
+                request.error(errno.EIO)
         except Exception:
             log.exception("a request failed inside the mount")
             if not request.answered:

@@ -27,7 +27,8 @@ from hypercluster.errors import TurnedAwayError
 DEVICE: Final = Path("/dev/fuse")
 CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
 FILESYSTEM: Final = "hypercluster"
-KIND: Final = f"fuse.{FILESYSTEM}"
+KINDS: Final = (f"fuse.{FILESYSTEM}", "fuse")  # the second where fusermount3 did without the subtype
+SOURCE: Final = f"{FILESYSTEM}:"  # before the workspace's name
 FLOOR: Final = "hypercluster-floor"
 MNT_DETACH: Final = 2
 MS_FLOOR: Final = 1 | 2 | 4 | 8  # read-only, no set-id, no devices, no programs
@@ -50,8 +51,11 @@ def missing() -> list[str]:
     words: list[str] = []
     if not DEVICE.exists():
         words.append(f"{DEVICE} is missing: load the kernel's module with `modprobe fuse`")
-    elif os.geteuid() == 0 and (problem := _why_not_opened()):
-        words.append(f"{DEVICE} can not be opened ({problem}): a container needs the device and CAP_SYS_ADMIN")
+    elif problem := _why_not_opened():
+        words.append(
+            f"{DEVICE} can not be opened by uid {os.geteuid()} ({problem}): users need `chmod 666 {DEVICE}`, "
+            "a container needs the device and CAP_SYS_ADMIN"
+        )
     if ctypes.util.find_library("fuse3") is None:
         words.append("libfuse 3 is missing: `apt-get install libfuse3-3` (Debian, Ubuntu), `dnf install fuse3-libs`")
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
@@ -62,7 +66,6 @@ def missing() -> list[str]:
 
 
 def _why_not_opened() -> str:
-    """For others fusermount3 opens it."""
     try:
         os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
@@ -74,13 +77,15 @@ def real_directory(directory: Path) -> str:
     return os.path.join(os.path.realpath(directory.absolute().parent), directory.absolute().name)
 
 
-def parse_mountinfo(text: str, kind: str = KIND) -> list[Mounted]:
+def parse_mountinfo(text: str, kinds: tuple[str, ...] = KINDS, source: str = SOURCE) -> list[Mounted]:
     """Mounts of this product, floors left out, in the order in which they were made. proc(5) has the format."""
     found: list[Mounted] = []
     for line in text.splitlines():
         left, _, right = line.partition(" - ")
         fields, kind_and_source = left.split(" "), right.split(" ")
-        if len(fields) < 5 or len(kind_and_source) < 2 or kind_and_source[0] != kind:
+        if len(fields) < 5 or len(kind_and_source) < 2 or kind_and_source[0] not in kinds:
+            continue
+        if not _plain(kind_and_source[1]).startswith(source):
             continue
         found.append(Mounted(_plain(fields[4]), _plain(kind_and_source[1]), int(fields[2].partition(":")[2])))
     return found
@@ -148,8 +153,8 @@ def lay_floor(real: str) -> bool:
 
 
 def remove_floor(real: str) -> None:
-    for mounted in parse_mountinfo(_mountinfo(), "tmpfs"):
-        if mounted.directory == real and mounted.source == FLOOR:
+    for mounted in parse_mountinfo(_mountinfo(), ("tmpfs",), FLOOR):
+        if mounted.directory == real:
             detach(real)
 
 

@@ -58,7 +58,7 @@ def default_name() -> str:
 
 def mount_options(job: MountJob) -> list[str]:
     """For libfuse. The kernel checks permission bits, and only for the workspace's own user is anything allowed."""
-    options = [f"fsname=hypercluster:{job.workspace}", f"subtype={mounting.FILESYSTEM}", "default_permissions"]
+    options = [f"fsname={mounting.SOURCE}{job.workspace}", f"subtype={mounting.FILESYSTEM}", "default_permissions"]
     return [*options, "nodev", "nosuid", "noatime", *(["allow_other"] if job.allow_other else [])]
 
 

@@ -117,3 +117,38 @@ def test_a_mount_that_can_not_be_says_why(cluster: LocalCluster, tmp_path: Path)
     assert done.returncode == 1 and "workspace no-such: there is none of this name" in done.stderr
     assert mounting.find(str(directory)) is None
     os.rmdir(directory)  # nothing is left on it
+
+
+@pytest.mark.req("WS-6", "WS-65")
+def test_a_mount_for_another_user(cluster: LocalCluster, tmp_path: Path) -> None:
+    """Root mounts it, the workspace's user uses it, and the watchdog is heard although it is neither."""
+    cluster.make_workspace("theirs", uid=4_243)
+    with Mount(cluster, tmp_path, "theirs", "u", "--stuck", "1") as mount:
+        worker = mount.worker()
+        child = os.fork()
+        if child == 0:
+            os.chdir(mount.path)
+            os.setgid(4_243)
+            os.setuid(4_243)
+            with open("f", "w") as file:
+                file.write("mine")
+            os._exit(0 if os.stat("f").st_uid == 4_243 and os.listdir() == ["f"] else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert refusal(os.listdir, mount.path) == refusal(os.stat, mount.path / "f") == "EACCES"
+        began_s = time.monotonic()
+        within(lambda: time.monotonic() - began_s > 1.5, "longer than a worker may be silent")
+        assert mount.worker() == worker
+
+
+@pytest.mark.req("WS-65")
+def test_without_its_watchdog_a_mount_ends(cluster: LocalCluster, tmp_path: Path) -> None:
+    """Nobody would see it hang."""
+    with Mount(cluster, tmp_path, "demo", "o") as mount:
+        worker = mount.worker()
+        assert mount.process is not None
+        mount.process.kill()
+        mount.process.wait()
+        within(lambda: not os.path.exists(f"/proc/{worker}"), "the worker has ended")
+        assert mounting.find(str(mount.path)) is None
+        mount.start()  # the floor that was left is taken away
+        assert refusal(os.listdir, mount.path) == "ok"

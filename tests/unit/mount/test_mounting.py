@@ -15,6 +15,8 @@ MOUNTINFO = (
     "42 22 0:41 / /srv/x rw shared:3 master:2 - fuse.hypercluster hypercluster:one rw\n"
     "43 42 0:52 / /srv/x rw - fuse.hypercluster hypercluster:two rw\n"
     "44 22 0:53 / /srv/y rw - fuse.sshfs host:/ rw\n"
+    "46 22 0:55 / /srv/v rw - fuse hypercluster:plain rw\n"
+    "47 22 0:56 / /srv/u rw - fuse other:plain rw\n"
     "45 22 0:54 / /srv/z ro - tmpfs hypercluster-floor ro\n"
     "a line of something newer\n"
 )
@@ -26,8 +28,10 @@ def test_mounts_are_found_in_mountinfo() -> None:
         ("/srv/a b\\c", "hypercluster:demo", 40),
         ("/srv/x", "hypercluster:one", 41),
         ("/srv/x", "hypercluster:two", 52),
+        ("/srv/v", "hypercluster:plain", 55),
     ]
-    assert [m.directory for m in mounting.parse_mountinfo(MOUNTINFO, "tmpfs")] == ["/srv/z"]
+    floors = mounting.parse_mountinfo(MOUNTINFO, ("tmpfs",), mounting.FLOOR)
+    assert [m.directory for m in floors] == ["/srv/z"]
 
 
 def test_a_directory_that_can_not_be_mounted_on(tmp_path: Path) -> None:
