@@ -10,7 +10,7 @@ from hypercluster.state_machine.coordination.records import FREE, HELD, QUEUED
 from hypercluster.state_machine.outcome import ERRNO, LockGrant
 from hypercluster.state_machine.workspace.errnos import EDEADLK, EINVAL
 from tests.fakes.commands import client
-from tests.unit.coordination.table import LockSite, S, acquire, reclaim, release
+from tests.unit.coordination.table import LockSite, S, acquire, reclaim, release, step
 
 
 @pytest.fixture
@@ -85,6 +85,16 @@ def test_a_wait_whose_time_is_over_is_no_edge(site: LockSite) -> None:
     assert site.state(late) == QUEUED  # the step that ends it has not been logged
     b = site.row(late.lock_id)
     assert b is not None and 0 < b.wait_until_ns <= site.replica.machine.applied.last_stamp_ns
+
+
+def test_the_end_of_a_wait_that_was_over_leaves_the_next_one_in_the_graph(site: LockSite) -> None:
+    held(site, 1, "mine")
+    held(site, 2, "b")
+    held(site, 3, "a")
+    late = queued(site, 1, "a", wait_ms=1)
+    queued(site, 1, "b")  # the first wait is over, by its stamp
+    assert site.steps(step(late, QUEUED, FREE, late.lock_id + 1_000_000)) == 1
+    assert site.by(2, acquire("mine", one_at_a_time=True)).errno == EDEADLK
 
 
 def test_a_lock_that_was_reclaimed_leaves_the_graph(site: LockSite) -> None:
