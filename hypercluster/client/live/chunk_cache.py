@@ -3,7 +3,7 @@
 Owns: which chunks are here, and which go when there are too many: the first that came, unless it was read since.
 Never: fetches; trusts the disk: bytes from there whose BLAKE3 is not their name are as good as absent, and are removed.
 Invariants: what was put is there at once for every thread; it reaches the disk with the next flush, and what a crash
-loses is fetched again. After a flush at most `bytes_max` are on disk.
+loses is fetched again. After a flush at most `bytes_max` are on disk, and less where that would fill the file system.
 Threads: any. `flush` runs in one thread at a time.
 
     chunks: hash -> bytes        order: number -> hash, length        numbers: hash -> number
@@ -26,6 +26,7 @@ from hypercluster.limits import MIB
 
 BYTES_MAX: Final = 4 * 1024 * MIB
 BYTES_MAX_LEAST: Final = 64 * MIB
+DISK_RESERVE_BYTES: Final = 1024 * MIB  # left to others on this file system, the tree's own records among them
 MEMORY_BYTES: Final = 32 * MIB
 RECALLED_MAX: Final = 65_536  # hashes read since they came, so that they get a second turn
 
@@ -80,7 +81,12 @@ class ChunkCache:
     @property
     def room_bytes(self) -> int:
         """What can be put before something has to go."""
-        return self._bytes_max - self.bytes_total - self._pending_bytes
+        return self._limit_bytes() - self.bytes_total - self._pending_bytes
+
+    def _limit_bytes(self) -> int:
+        disk = os.statvfs(self.path)
+        spare_bytes = disk.f_bavail * disk.f_frsize - DISK_RESERVE_BYTES
+        return max(0, min(self._bytes_max, self.bytes_total + spare_bytes))
 
     def has(self, chunk_hash: bytes) -> bool:
         if chunk_hash in self._pending or chunk_hash in self._flushing:
@@ -149,11 +155,12 @@ class ChunkCache:
                 return
             self._flushing, self._pending = self._pending, {}
             self._pending_bytes = 0
+        limit_bytes = self._limit_bytes()
         try:
             with self._environment.begin(write=True) as transaction:
                 for chunk_hash, content in self._flushing.items():
                     self._add(transaction, chunk_hash, content)
-                self._shrink(transaction)
+                self._shrink(transaction, limit_bytes)
         except lmdb.Error as error:
             with self._lock:
                 self._flushing = {}
@@ -174,10 +181,10 @@ class ChunkCache:
         transaction.put(number, _PLACE.pack(chunk_hash, len(content)), db=self._order, append=True)
         self.bytes_total += len(content)
 
-    def _shrink(self, transaction: lmdb.Transaction) -> None:
+    def _shrink(self, transaction: lmdb.Transaction, limit_bytes: int) -> None:
         """From the oldest on; one that was read since it came goes behind the newest, once."""
         with transaction.cursor(self._order) as cursor:
-            while self.bytes_total > self._bytes_max and cursor.first():
+            while self.bytes_total > limit_bytes and cursor.first():
                 place = cursor.value()
                 chunk_hash, length = _PLACE.unpack(place)
                 cursor.delete()

@@ -24,7 +24,7 @@ from hypercluster.state_machine.store import Change, Family
 from hypercluster.state_machine.workspace.records import prefix_end
 
 FORMAT_VERSION: Final = 1
-MAP_BYTES_MAX: Final = 256 * 1024 * MIB  # address space, not room: the file is as large as what is in it
+MAP_BYTES_MAX: Final = 64 * 1024 * MIB  # address space, not room: the file is as large as what is in it
 KEY_BYTES_MAX: Final = 510  # LMDB's own limit, less the family
 GROUP_BYTES: Final = 33  # workspace, kind, directory: keys that are scanned together
 SCAN_PAIRS: Final = 512  # a longer scan reads on as it is asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_damaged_bytes_are_as_good_as_absent(tmp_path: Path) -> None:
 def test_a_flush_that_fails_drops_what_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = ChunkCache(str(tmp_path), LEAST)
 
-    def full(transaction: lmdb.Transaction) -> None:
+    def full(transaction: lmdb.Transaction, limit_bytes: int) -> None:
         raise lmdb.MapFullError("no room")
 
     cache.put(dict([chunk(1)]))
@@ -102,6 +103,28 @@ def test_a_flush_that_fails_drops_what_waited(tmp_path: Path, monkeypatch: pytes
     cache.put(dict([chunk(1)]))
     cache.flush()
     assert cache.has(chunk(1)[0])
+    cache.close()
+
+
+def test_a_file_system_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ChunkCache(str(tmp_path), LEAST)
+    chunks = [chunk(number) for number in range(50)]
+    cache.put(dict(chunks[:20]))
+    cache.flush()
+    disk = os.statvfs(tmp_path)
+    room = 10 * 64 * 1024
+    monkeypatch.setattr(chunk_cache, "DISK_RESERVE_BYTES", disk.f_bavail * disk.f_frsize - room)
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    assert cache.room_bytes == room
+    cache.put(dict(chunks[20:]))
+    cache.flush()
+    assert cache.bytes_total == 30 * 64 * 1024
+    assert [number for number, (chunk_hash, _) in enumerate(chunks) if cache.has(chunk_hash)] == list(range(20, 50))
+    monkeypatch.setattr(chunk_cache, "DISK_RESERVE_BYTES", 1 << 60)
+    assert cache.room_bytes < 0
+    cache.put(dict(chunks[:1]))
+    cache.flush()
+    assert cache.bytes_total == 0
     cache.close()
 
 
