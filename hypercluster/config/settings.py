@@ -67,7 +67,7 @@ class BatchConfig:
 
 @dataclass(frozen=True, slots=True)
 class RateConfig:
-    """WS-34, a principal."""
+    """WS-34, a worker."""
 
     ops_per_s: int = limits.RATE_OPS_PER_S
     bytes_per_s: int = limits.RATE_BYTES_PER_S

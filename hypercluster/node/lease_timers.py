@@ -170,6 +170,10 @@ class LeaseTimers:
     def find(self, lock_id: int) -> Lease | None:
         return self._leases.get(lock_id)
 
+    def knows(self, client_id: bytes) -> bool:
+        """Whether the client has a lease: asked for every command that arrives, so it is quick."""
+        return client_id in self._clients
+
     def sign(self, client_id: bytes, now_s: float) -> None:
         """A command or a renewal of this client arrived."""
         client = self._clients.get(client_id)

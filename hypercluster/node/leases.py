@@ -246,7 +246,8 @@ class Leases:
 
     def sign(self, client_id: bytes) -> None:
         """A command of this client arrived."""
-        self.timers.sign(client_id, self._clock.monotonic())
+        if self.timers.knows(client_id):
+            self.timers.sign(client_id, self._clock.monotonic())
 
     def guard_reclaims(self, run: Run, sink: Sink) -> Sink:
         """Asked before a run that reclaims locks is proposed. Until its verdict, renewals of those locks wait. Raises

@@ -147,10 +147,11 @@ class WorkspaceService:
         found = intent_status(self._reader, client_id, seq)
         waiting = self._proposer.waiting(client_id, seq)
         caller = call.caller
-        owners = {(found.principal, found.scope)} if found.scope is not None else set()
-        if waiting is not None:
-            owners.add((waiting.principal, waiting.scope))
-        if owners - {(caller.principal, caller.scope)}:
+        # A lane belongs to who began it; before it is judged for the first time, to who sends on it.
+        owner = (found.principal, found.scope) if found.scope is not None else None
+        if owner is None and waiting is not None:
+            owner = (waiting.principal, waiting.scope)
+        if owner not in (None, (caller.principal, caller.scope)):
             raise ForbiddenError(
                 f"client_id {client_id.hex()} is another worker's: its intents are told to that one only"
             )

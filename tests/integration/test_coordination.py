@@ -175,6 +175,21 @@ async def test_a_silent_holder_s_lock_passes_on_and_every_node_tells_of_it(agent
 
 
 @pytest.mark.long
+@pytest.mark.req("WS-41")
+async def test_the_holder_is_warned_in_its_grace_and_keeps_its_lock_by_a_renewal(agents: tuple[Agent, Agent]) -> None:
+    holder, _ = agents
+    held = await holder.acquire("build")
+    leader = await holder.cluster.leader()
+    follower = next(node for node in holder.cluster.plans if node != leader)
+    watch = await Listener(holder, follower).begin()
+    assert (await watch.until("EXPIRING"))[1].state == command_pb.LOCK_STATE_GRACE
+    assert await holder.renew(leader, held) == [HELD]
+    seen, lock = await watch.until("RENEWED")
+    assert seen == ["RENEWED"] and (lock.token, lock.state) == (held.token, HELD)
+    watch.call.cancel()
+
+
+@pytest.mark.long
 @pytest.mark.req("WS-42", "D-6", "WS-43")
 async def test_a_lock_survives_the_leader_with_its_token_and_is_reclaimed_from_the_silent_only(
     agents: tuple[Agent, Agent],

@@ -98,6 +98,8 @@ async def test_only_the_same_worker_is_told() -> None:
     for seq in (1, 2):
         with pytest.raises(ForbiddenError, match="another worker"):
             await world.ask(seq, bob)
+    world.send(submit(client(1), 2, hub_set("a")), bob)
+    assert (await world.ask(1)).intent == pb.INTENT_STATE_COMMITTED, "who sends on another's lane keeps nothing from it"
 
 
 async def test_a_result_that_is_not_kept_is_said_to_be_unknown() -> None:
