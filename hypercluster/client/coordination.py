@@ -23,6 +23,7 @@ from hypercluster.client.locks import (
     target_words,
     wait_fields,
 )
+from hypercluster.client.reservations import Reservation
 from hypercluster.client.stubs import coordination_service
 from hypercluster.errors import MalformedError, OutcomeUnknownError
 from hypercluster.limits import LOCAL_PATTERNS_BYTES_MAX, RESERVATION_PATTERN_BYTES_MAX, RESERVATION_TTL_MS
@@ -152,6 +153,10 @@ class Coordination:
         reserve = lock_pb.Reserve(pattern=raw, exclusive=exclusive, ttl_ms=ttl_ms, reservation_id=reservation_id)
         ack = await self._command(lock_pb.CoordinationCommand(reserve=reserve), f"reserve {raw!r}")
         return int(ack.lock_id)
+
+    def reservation(self, pattern: Path, *, ttl_s: float = 600.0, exclusive: bool = True) -> Reservation:
+        """A reservation for the time of an `async with`, renewed as long as it is written through."""
+        return Reservation(self._workspace(), pattern, ttl_s, exclusive)
 
     async def unreserve(self, reservation_id: int) -> None:
         op = lock_pb.Unreserve(reservation_id=reservation_id)

@@ -51,12 +51,23 @@ class FileOps:
         self.chunks = ChunkDoor(client, workspace_id)
         self._lane = lane
         self._guards: Callable[[], Sequence[Guard]] = tuple
+        self._reserved: Callable[[], Awaitable[Sequence[int]]] | None = None
 
     def guarded(self, guards: Callable[[], Sequence[Guard]]) -> FileOps:
         """The same with guards on every command, asked for when it is sent (D-10)."""
-        made = FileOps(self._client, self.workspace_id, self._lane)
-        made.chunks = self.chunks
+        made = self._copy()
         made._guards = guards
+        return made
+
+    def reserved(self, reservations: Callable[[], Awaitable[Sequence[int]]]) -> FileOps:
+        """The same with reservations on every command; they are asked for before each, and before an upload (WS-45)."""
+        made = self._copy()
+        made._reserved = reservations
+        return made
+
+    def _copy(self) -> FileOps:
+        made = FileOps(self._client, self.workspace_id, self._lane)
+        made.chunks, made._guards, made._reserved = self.chunks, self._guards, self._reserved
         return made
 
     async def run(
@@ -70,6 +81,8 @@ class FileOps:
     ) -> FileResult:
         if base_index is not None:
             file.base_index = base_index
+        if self._reserved is not None:
+            file.reservation_ids.extend(await self._reserved())
         file.guards.extend(self._guards())
         command = command_pb.Command(file=file).SerializeToString()
         port = self._client.lane(self._lane if lane is None else lane)
@@ -178,6 +191,8 @@ class FileOps:
             write = file_pb.Write(inode_id=inode_id, offset=offset, append=append, inline=content)
             return file_pb.FileCommand(write=write), []
         pieces = list(split(content, offset))
+        if self._reserved is not None:
+            await self._reserved()
         await self.chunks.ensure({piece.chunk_hash: piece.content for piece in pieces})
         write = file_pb.Write(
             inode_id=inode_id,

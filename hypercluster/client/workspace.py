@@ -21,6 +21,7 @@ from hypercluster.client.answers import from_rpc
 from hypercluster.client.coordination import Coordination
 from hypercluster.client.file_ops import ROOT, FileOps, FileResult, shown
 from hypercluster.client.locks import Lock
+from hypercluster.client.reservations import Reservation
 from hypercluster.client.stubs import workspace_service
 from hypercluster.errors import HistoryGoneError, RefusedError, check
 from hypercluster.limits import GUARDS_MAX
@@ -77,6 +78,17 @@ class Workspace(Coordination):
         check(0 < len(locks) <= GUARDS_MAX, f"a command carries 1 to {GUARDS_MAX} guards")
         made = Workspace(self.client, self.workspace_id, self.name)
         made.ops = self.ops.guarded(lambda: [lock.guard() for lock in locks])
+        return made
+
+    def reserved_by(self, *reservations: Reservation) -> Workspace:
+        """The same workspace, every change through which names these reservations (WS-45)."""
+        check(0 < len(reservations) <= GUARDS_MAX, f"a command names 1 to {GUARDS_MAX} reservations")
+        made = Workspace(self.client, self.workspace_id, self.name)
+
+        async def current() -> list[int]:
+            return [found for reservation in reservations for found in await reservation.current()]
+
+        made.ops = self.ops.reserved(current)
         return made
 
     # --- reads --------------------------------------------------------------------------------------

@@ -424,3 +424,20 @@ async def test_the_commands(cluster: Cluster, clients: tuple[Client, Client], tm
     async with mine.lock("file") as lock:
         await asyncio.to_thread(with_the_lock, lock.token)
     await asyncio.to_thread(the_rest)
+
+
+@pytest.mark.req("WS-45", "WS-60")
+async def test_what_is_written_through_a_reservation_is_announced(clients: tuple[Client, Client]) -> None:
+    mine, theirs = await both(clients, "reserved")
+    await mine.change_settings(lock_pb.WorkspaceSet(enforce_reservations=True))
+    async with mine.reservation("fi*", ttl_s=2) as reserved:
+        first_ns = (await mine.reservations())[0].expires_ns
+        await reserved.workspace.put("file", b"reserved")
+        (before,) = await mine.reservations()
+        await eventually(lambda: boot_ns() >= reserved._ends_ns - 900_000_000, "it would end soon")
+        await reserved.workspace.write("file", os.urandom(20_000))
+        (after,) = await mine.reservations()
+        assert before.reservation_id == after.reservation_id == reserved.reservation_id
+        assert before.expires_ns == first_ns < after.expires_ns, "an upload renews what would end, and nothing before"
+    assert await theirs.reservations() == []
+    assert await reserved.current() == []
