@@ -56,11 +56,11 @@ def proof(
 
 
 @click.command("verify-proof")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--root", "root", metavar="HEX", default=None, help="The root it has to be a proof for.")
 @click.option(
     "--content",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     help="A local file: is it the content of the proven one?",
 )
 @json_option

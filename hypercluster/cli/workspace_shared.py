@@ -190,7 +190,7 @@ def reservations(name: str, as_json: bool, timeout_s: float | None, settings: Cl
 
 @click.command("set")
 @click.argument("name")
-@click.option("--local-patterns", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of them.")
+@click.option("--local-patterns", type=click.Path(dir_okay=False, path_type=Path), help="A file of them.")
 @click.option("--local-defaults", is_flag=True, help="Build output, dependencies and caches stay on their host.")
 @click.option("--enforce-reservations/--advise-reservations", "enforce", default=None, help="Refuse, or only tell.")
 @click.option("--quota-bytes", type=click.IntRange(0), default=None, help="Content the workspace may hold; 0: any.")
