@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ import pytest
 
 from hypercluster.client.client import Client
 from hypercluster.mount import mounting
-from tests.integration.cluster import START_S, Cluster
+from tests.integration.cluster import FAST_RATE, START_S, Cluster
 
 T = TypeVar("T")
 
@@ -55,8 +55,10 @@ def within(condition: Callable[[], T], what: str, deadline_s: float = 15.0) -> T
 class LocalCluster:
     """`Cluster` for synchronous tests: system calls on a mount must not be made in the loop of a test."""
 
-    def __init__(self, directory: Path, nodes: int = 3) -> None:
-        self.cluster = Cluster(directory, nodes)
+    def __init__(
+        self, directory: Path, nodes: int = 3, settings: Mapping[str, Mapping[str, object]] = FAST_RATE
+    ) -> None:
+        self.cluster = Cluster(directory, nodes, settings=settings)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="cluster", daemon=True)
         self._thread.start()

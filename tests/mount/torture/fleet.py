@@ -21,10 +21,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.integration.cluster import FAST_RATE
 from tests.mount.mounts import NEEDS_WORDS, LocalCluster, Mount, within
 
 WORKSPACE = "torture"
 RESTART_AFTER_S = 2.0  # a killed node is started again
+# A dozen processes share this machine: elections are to be caused by the kills alone.
+PATIENT = {**FAST_RATE, "raft": {"heartbeat_ms": 250, "election_min_ms": 1_500, "election_max_ms": 3_000}}
+LEADER_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class Fleet:
     """Three nodes, and mounts of one workspace as on as many hosts."""
 
     def __init__(self, base: Path, mounts: int) -> None:
-        self.cluster = LocalCluster(base)
+        self.cluster = LocalCluster(base, settings=PATIENT)
         self.mounts = [Mount(self.cluster, base, WORKSPACE, f"m{i}") for i in range(mounts)]
 
     @contextlib.contextmanager
@@ -80,8 +84,8 @@ class Fleet:
             roots = {os.getxattr(mount.path, "user.hypercluster.root") for mount in self.mounts}
             return len(roots) == 1
 
-        self.cluster.leader(30.0)
-        within(equal, "every mount has the same tree", 60.0)
+        self.cluster.leader(LEADER_S)
+        within(equal, "every mount has the same tree", LEADER_S)
 
 
 @dataclass(slots=True)
@@ -124,7 +128,7 @@ class Killer:
 
     def _kill_leader(self) -> None:
         cluster = self.fleet.cluster
-        leader = cluster.leader(30.0)
+        leader = cluster.leader(LEADER_S)
         cluster.cluster.kill(leader)
         self.leaders += 1
         self._over.wait(RESTART_AFTER_S)
