@@ -78,8 +78,9 @@ class HazardWindow:
     def __init__(self) -> None:
         self._touches: deque[Touch] = deque()
         self._bytes = 0
-        # Of each key first its only client, or None where there may be several; then its touches in order.
-        self._by_key: dict[bytes, list[Any]] = {}
+        # Of each key first its only client, or None where there may be several; then its touches in order. Made when
+        # somebody asks, and given up once a client is alone.
+        self._by_key: dict[bytes, list[Any]] | None = None
         self._client_id = b""  # of the newest touch
         self._foreign_index = -1  # no touch of another client is newer than this
         self.origin = b""
@@ -98,27 +99,19 @@ class HazardWindow:
         floor = touch[0] + 1 - HAZARD_WINDOW_OPS
         weight = self._bytes + _weight(touch[2])
         while touches and (touches[0][0] < floor or weight > HAZARD_WINDOW_BYTES_MAX):
-            keys = touches.popleft()[2]
-            weight -= _weight(keys)
-            for key in keys:
-                mine = by_key[key]
-                if len(mine) == 2:
-                    del by_key[key]
-                else:
-                    del mine[1]
+            gone = touches.popleft()
+            weight -= _weight(gone[2])
+            if by_key is not None:
+                _drop(by_key, gone)
         self._bytes = weight
         if client_id != self._client_id:
             self._client_id = client_id
             self._foreign_index = touches[-1][0] if touches else -1
         touches.append(touch)
-        for key in touch[2]:
-            found = by_key.get(key)
-            if found is None:
-                by_key[key] = [client_id, touch]
-            else:
-                found.append(touch)
-                if found[0] != client_id:
-                    found[0] = None
+        if self._foreign_index < floor:
+            self._by_key = None
+        elif by_key is not None:
+            _enter(by_key, touch)
 
     def is_alone(self, client_id: bytes, floor: int) -> bool:
         """Whether nobody else did anything at `floor` or later."""
@@ -126,7 +119,12 @@ class HazardWindow:
 
     def others(self, key: bytes, touch: Touch, floor: int) -> list[Touch]:
         """What others did to the same thing at `floor` or later, the newest first."""
-        touches = self._by_key.get(key)
+        by_key = self._by_key
+        if by_key is None:
+            by_key = self._by_key = {}
+            for known in self._touches:
+                _enter(by_key, known)
+        touches = by_key.get(key)
         client_id = touch.client_id
         if touches is None or touches[0] == client_id:
             return []
@@ -141,6 +139,27 @@ class HazardWindow:
 
     def stamped(self, stamp_ns: int) -> Touch | None:
         return next((touch for touch in self._touches if touch.stamp_ns == stamp_ns), None)
+
+
+def _enter(by_key: dict[bytes, list[Any]], touch: Touch) -> None:
+    client_id = touch[5]
+    for key in touch[2]:
+        found = by_key.get(key)
+        if found is None:
+            by_key[key] = [client_id, touch]
+        else:
+            found.append(touch)
+            if found[0] != client_id:
+                found[0] = None
+
+
+def _drop(by_key: dict[bytes, list[Any]], touch: Touch) -> None:
+    for key in touch[2]:
+        mine = by_key[key]
+        if len(mine) == 2:
+            del by_key[key]
+        else:
+            del mine[1]
 
 
 def _weight(keys: tuple[bytes, ...]) -> int:
