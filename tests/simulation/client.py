@@ -61,7 +61,7 @@ class SimClient:
         wake_s: float = WAKE_S,
         patience: float = 1.0,
     ) -> None:
-        """`patience` stretches how long a command may wait, as the timing of the cluster is stretched."""
+        """`patience` stretches waits of commands and for dialling again, as the timing of the cluster is stretched."""
         self.name = name
         self._events = events
         self._rng = rng
@@ -72,6 +72,7 @@ class SimClient:
         self._invariants = invariants
         self._in_flight_max = in_flight_max
         self._wake_s = wake_s
+        self._redial_s = REDIAL_S * patience
         self._lane = AbandoningLane(
             lambda: ClientId(rng.randbytes(16)),
             rng,
@@ -111,7 +112,7 @@ class SimClient:
         self._lane.connected(self._now_ns())
         self._work()
 
-    def _break(self, redial_s: float = REDIAL_S) -> None:
+    def _break(self) -> None:
         """The stream is gone; what was sent on it may still arrive."""
         self._epoch += 1
         self._lane.disconnected(self._now_ns())
@@ -121,7 +122,7 @@ class SimClient:
             if self._epoch == epoch:
                 self._connect()
 
-        self._events.after(redial_s * (0.5 + self._rng.random()), again)
+        self._events.after(self._redial_s * (0.5 + self._rng.random()), again)
 
     def _send(self, payload: bytes) -> None:
         weather, epoch, node = self._network.weather, self._epoch, self._node

@@ -307,7 +307,7 @@ class SimNode:
         machine = Machine(storage.store)
         loop = SimLoop(self._events, self.gate, self.look)
         driver = EngineDriver(loop, self.clock)  # type: ignore[arg-type]
-        fanout = Fanout(stored_op_log(storage.store), loop, self.metrics, encode_slice)
+        fanout = Fanout(stored_op_log(storage.store, self.clock.wall_ns), loop, self.metrics, encode_slice)
         host = WatchedHost(
             machine,
             storage.store,
