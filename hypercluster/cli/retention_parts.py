@@ -19,7 +19,7 @@ from hypercluster.node.opening import OpenDirectory
 from hypercluster.node.own_lane import OwnLane
 from hypercluster.node.proposer import Proposer
 from hypercluster.node.reads import Reads
-from hypercluster.node.retention import Retention
+from hypercluster.node.retention import Retention, settings_of_workspaces
 from hypercluster.node.standing import Standing
 from hypercluster.node.tree_snapshots import TreeSnapshots
 from hypercluster.raft.engine import Clock
@@ -69,9 +69,10 @@ class RetentionParts:
 
     def start(self, proposer: Proposer, standing: Standing) -> None:
         """What the leader proposes."""
-        settings, clock = retention_settings(self._config), self._clock
+        clock = self._clock
+        settings_of = settings_of_workspaces(self._reader, retention_settings(self._config))
         self.schedule = Retention(
-            OwnLane(proposer, standing), standing, self._reader, clock, self._metrics, lambda _: settings
+            OwnLane(proposer, standing), standing, self._reader, clock, self._metrics, settings_of
         )
         self.collection = Collection(
             OwnLane(proposer, standing),

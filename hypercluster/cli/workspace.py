@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hypercluster.cli import (
+    snapshots,
     workspace_lock,
     workspace_log,
     workspace_paths,
@@ -56,7 +57,15 @@ def workspace() -> None:
     """Work with replicated file trees."""
 
 
-for module in (workspace_paths, workspace_xattr, workspace_log, workspace_lock, workspace_shared, workspace_proof):
+for module in (
+    workspace_paths,
+    workspace_xattr,
+    workspace_log,
+    workspace_lock,
+    workspace_shared,
+    workspace_proof,
+    snapshots,
+):
     for command in module.COMMANDS:
         workspace.add_command(command)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
@@ -23,6 +23,7 @@ from hypercluster.node.words import Verdict
 from hypercluster.pb.v1.command_pb2 import MaintenanceCommand, TrimOplog
 from hypercluster.pb.v1.retention_command_pb2 import SnapshotDrop, SnapshotMark
 from hypercluster.raft.engine import Clock
+from hypercluster.state_machine.coordination.settings import stored_settings
 from hypercluster.state_machine.store import Reader
 from hypercluster.state_machine.workspace import queries
 from hypercluster.state_machine.workspace.oplog import (
@@ -57,6 +58,21 @@ class RetentionSettings:
     oplog_keep_s: int = limits.OPLOG_KEEP_S
     oplog_keep_ops: int = limits.OPLOG_KEEP_OPS
     oplog_bytes_max: int = limits.OPLOG_BYTES_MAX
+
+
+def settings_of_workspaces(reader: Reader, base: RetentionSettings) -> Callable[[bytes], RetentionSettings]:
+    """What a workspace is set to in the log goes before the node's configuration; `snapshot_every_s` 0 is none."""
+
+    def found(workspace_id: bytes) -> RetentionSettings:
+        stored = stored_settings(reader, workspace_id)
+        every_s, kept = stored.snapshot_every_s, min(stored.snapshots_kept, limits.SNAPSHOTS_MAX - 1)
+        if every_s == limits.SNAPSHOT_EVERY_S:
+            every_s = base.snapshot_every_s
+        if kept == limits.SNAPSHOTS_KEPT:
+            kept = base.snapshots_kept
+        return replace(base, snapshot_every_s=every_s, snapshots_kept=kept)
+
+    return found
 
 
 class Retention:
@@ -126,7 +142,8 @@ class Retention:
     def _mark_due(self, header: Header, settings: RetentionSettings) -> list[MaintenanceCommand]:
         newest = newest_snapshot(self._reader, header.workspace_id)
         last, stamp_ns = (newest.log_index, newest.stamp_ns) if newest is not None else (0, 0)
-        if header.log_index <= last or self._clock.wall_ns() - stamp_ns < settings.snapshot_every_s * _NS:
+        every_ns = settings.snapshot_every_s * _NS
+        if not every_ns or header.log_index <= last or self._clock.wall_ns() - stamp_ns < every_ns:
             return []
         return [mark_command(header.workspace_id, last)]
 
@@ -160,8 +177,10 @@ class Retention:
             return 0
         kept_from_ns = self._clock.wall_ns() - settings.oplog_keep_s * _NS
         by_age = first_since(self._reader, header.workspace_id, kept_from_ns, header.log_index)
-        newest = newest_snapshot(self._reader, header.workspace_id)
-        below = min(by_count, by_age, newest.log_index + 1 if newest is not None else 0)
+        below = min(by_count, by_age)
+        if settings.snapshot_every_s:
+            newest = newest_snapshot(self._reader, header.workspace_id)
+            below = min(below, newest.log_index + 1 if newest is not None else 0)
         enough = below - floor >= min(TRIM_STEP_OPS, max(1, settings.oplog_keep_ops // 10))
         return below if enough else 0
 

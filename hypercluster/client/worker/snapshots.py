@@ -57,6 +57,20 @@ async def snapshot(nodes: Nodes, address: str, workspace_id: bytes) -> AsyncIter
                 raise
 
 
+async def stored_snapshot(
+    nodes: Nodes, address: str, workspace_id: bytes, log_index: int
+) -> AsyncIterator[tuple[workspace_pb2.TreeSnapshotPiece, str]]:
+    """One stored snapshot of one node, and with its first piece who signed it. Raises NotFoundError if the node does
+    not hold it, DamagedError for a manifest that is not right."""
+    request = workspace_pb2.TreeSnapshotRequest(workspace_id=workspace_id, log_index=log_index)
+    first = True
+    async for piece in _pieces(nodes, address, request):
+        if first and not piece.HasField("manifest"):
+            raise DamagedError(f"{address} sent the snapshot of log_index {log_index} without its manifest")
+        yield piece, _check_manifest(nodes, piece) if first else ""
+        first = False
+
+
 async def _pieces(
     nodes: Nodes, address: str, request: workspace_pb2.TreeSnapshotRequest
 ) -> AsyncIterator[workspace_pb2.TreeSnapshotPiece]:
@@ -74,10 +88,13 @@ async def _pieces(
     raise NoQuorumError(f"snapshot from {address}: it ended before its last piece")
 
 
-def _check_manifest(nodes: Nodes, piece: workspace_pb2.TreeSnapshotPiece) -> None:
-    """Raises DamagedError."""
-    tls = nodes.settings.tls
-    manifest = open_manifest(piece.manifest) if tls is None else verified(piece.manifest, read_file(tls.trust))[0]
+def _check_manifest(nodes: Nodes, piece: workspace_pb2.TreeSnapshotPiece) -> str:
+    """Who signed it; '' where there are no certificates. Raises DamagedError."""
+    if nodes.settings.tls is None:
+        manifest, signer = open_manifest(piece.manifest), ""
+    else:
+        manifest, signer = verified(piece.manifest, read_file(nodes.settings.tls.trust))
     named = manifest.log_index, manifest.root, manifest.history_id
     if named != (piece.log_index, piece.root, piece.history_id):
         raise DamagedError(f"a piece of the snapshot of log_index {piece.log_index} is not what its manifest names")
+    return signer
