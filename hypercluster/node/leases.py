@@ -188,13 +188,16 @@ class Leases:
         began_s = self._turns.time()
         point = await self._reads.point(ReadWish(), timeout_s)
         until_s = min(began_s + timeout_s, self._turns.time() + RENEW_VERDICT_MS / 1000)
+        late = False
         while True:
             self._sync()
             self._standing.require_leads()
             answers = self._try(workspace_id, asked, caller)
             open_ids = [one.lock_id for one in answers if one.state == NO_VERDICT]
-            if not open_ids or not await self._verdict(open_ids, until_s - self._turns.time()):
+            if not open_ids or late:
                 break
+            late = not await self._verdict(open_ids, until_s - self._turns.time())
+        self._flush()
         for one in answers:
             self._metrics.renewals.labels(STATE_NAMES.get(one.state, "lost" if one.state == FREE else "open")).inc()
         return point, answers

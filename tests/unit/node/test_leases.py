@@ -306,6 +306,23 @@ async def test_a_renewal_without_a_verdict_in_time_says_that_it_does_not_know(mo
     assert [one.state for one in await task] == [NO_VERDICT, HELD]
 
 
+async def test_one_lease_without_a_verdict_does_not_keep_the_others_from_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hypercluster.node.leases.RENEW_VERDICT_MS", 50)
+    node = LockNode()
+    stuck, soon = node.lock(1, acquire("build")), node.lock(1, acquire("test"))
+    node.leases.timers.claim(stuck.lock_id, 1)
+    node.leases.timers.claim(soon.lock_id, 1)
+    task = node.renewing((stuck.lock_id, stuck.token), (soon.lock_id, soon.token))
+    await turns()
+    node.engine.confirm_reads(node.host.applied_index)
+    await turns()
+    node.leases.timers.claim(soon.lock_id, -1)
+    node.leases._tell((soon.lock_id,))
+    assert [one.state for one in await task] == [NO_VERDICT, HELD]
+
+
 async def test_however_many_come_up_at_once_one_look_at_them_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hypercluster.node.lease_timers.LOOKS_A_TURN", 3)
     node = LockNode()
