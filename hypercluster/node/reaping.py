@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
+from hypercluster.limits import ORPHANS_A_LOOK
 from hypercluster.node.own_lane import OwnLane, outcomes, was_judged
 from hypercluster.node.standing import Standing
 from hypercluster.node.words import Verdict
@@ -38,6 +39,7 @@ class Reaping:
         self._clock = clock
         self._metrics = metrics
         self._after = b""  # place of the workspace looked at last
+        self._behind: dict[bytes, bytes] = {}  # where so many orphans are held open that one look does not pass them
         self._due_s = 0.0
 
     def look(self) -> None:
@@ -54,7 +56,11 @@ class Reaping:
             self._lane.propose(commands, self._answered)
 
     def due(self, workspace_id: bytes) -> MaintenanceCommand | None:
-        found = due_orphans(self._reader, workspace_id, self._clock.wall_ns())
+        after = self._behind.pop(workspace_id, b"")
+        found = due_orphans(self._reader, workspace_id, self._clock.wall_ns(), after, looked_at_max=ORPHANS_A_LOOK)
+        place = after if found.inode_ids else found.after
+        if place:
+            self._behind[workspace_id] = place  # on from there; from the oldest again once the end was reached
         if not found.inode_ids and not found.pages:
             return None
         return MaintenanceCommand(reap=Reap(workspace_id=workspace_id, inode_ids=found.inode_ids))

@@ -150,3 +150,20 @@ async def test_a_follower_proposes_nothing() -> None:
     world.pass_time(KEEP_S + 10, commits=False)
     assert not world.engine.proposals and read_inode(world.state, world.workspace_id, file) is not None
     await asyncio.sleep(0)
+
+
+@pytest.mark.req("WS-27", "WS-44")
+async def test_orphans_that_are_held_do_not_keep_those_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hypercluster.node.reaping.ORPHANS_A_LOOK", 2)
+    world = World()
+    files = [world.create(f"f{number}") for number in range(7)]
+    for number in range(7):
+        world.unlink(f"f{number}")
+    end_s = world.turns.now_s + KEEP_S + 20
+    while world.turns.now_s < end_s:
+        world.report("alice", *files[:5])
+        world.pass_time(OPEN_S / 3)
+    kept = [read_inode(world.state, world.workspace_id, file) is not None for file in files]
+    assert kept == [True] * 5 + [False] * 2
+    world.pass_time(OPEN_S + 20)
+    assert all(read_inode(world.state, world.workspace_id, file) is None for file in files)
