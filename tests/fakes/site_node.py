@@ -51,6 +51,7 @@ class SiteNode(
         self.absent: set[bytes] = set()
         self.spoiled: set[bytes] = set()
         self.liar: Callable[[LogBatch], LogBatch] | None = None  # what the watch says of a batch
+        self.head_root = b""  # said at the end of a catch-up in place of the true one
         self.mute = False  # the watch says nothing
         self.kept_from = 1
         self.history_id = HISTORY_ID
@@ -200,7 +201,9 @@ class SiteNode(
                 yield pb.WatchLogResponse(slice=part)
             if not told:
                 told, header = True, self.site.header
-                yield pb.WatchLogResponse(caught_up=pb.CaughtUp(log_index=header.log_index, root=header.root))
+                yield pb.WatchLogResponse(
+                    caught_up=pb.CaughtUp(log_index=header.log_index, root=self.head_root or header.root)
+                )
             async with self._changed:
                 await self._changed.wait_for(lambda sent=at: len(self.site.batches) > sent and not self.mute)
 

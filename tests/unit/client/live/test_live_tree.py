@@ -546,6 +546,21 @@ async def test_a_replay_that_differs_stops_before_it_and_says_so(tmp_path: Path,
             assert [name for name, _ in tree.view.list(ROOT_ID)] == [b"bad", b"good"]
 
 
+@pytest.mark.req("WS-52")
+@pytest.mark.parametrize("behind", [False, True])
+async def test_the_end_of_a_catch_up_compares_roots(tmp_path: Path, behind: bool) -> None:
+    site = founded()
+    async with SiteNode(site) as node:
+        async with following(node, tmp_path / "a") as tree:
+            await create(tree, b"f")
+        if behind:
+            site.file(b"g")
+        node.head_root = b"?" * 32
+        async with following(node, tmp_path / "a") as tree:
+            await eventually(lambda: "the cluster has" in tree.view.read_only_reason, "the tree stops")
+            assert tree.status().error_log_index == site.header.log_index
+
+
 @pytest.mark.req("WS-5")
 async def test_a_disk_that_fails_stops_it_for_this_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with SiteNode(founded()) as node:
