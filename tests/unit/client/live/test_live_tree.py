@@ -85,6 +85,50 @@ async def test_a_mutation_returns_when_what_came_before_it_is_here_too(tmp_path:
         assert [name for name, _ in tree.view.list(ROOT_ID)] == [b"mine", b"of somebody else"]
 
 
+@pytest.mark.req("WS-2", "WS-20")
+async def test_every_operation_is_applied_from_its_acknowledgement(tmp_path: Path) -> None:
+    """The watch says nothing; later it must agree."""
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
+        await eventually(lambda: tree.status().state == "live", "it follows")
+        node.mute = True
+        directory, inode_id = await mkdir(tree, b"d"), await create(tree, b"f")
+        for number in range(40):  # coalesced on the way
+            await append(tree, inode_id, b"%d," % number)
+        header = node.site.header
+        done = [
+            FileCommand(create=file_pb.Create(place=place(b"f"), mode=0o600)),
+            FileCommand(symlink=file_pb.Symlink(place=place(b"s", directory), target=b"../f")),
+            FileCommand(link=file_pb.Link(inode_id=inode_id, place=place(b"l", directory))),
+            FileCommand(rename=file_pb.Rename(source=place(b"l", directory), target=place(b"f"))),
+            FileCommand(chmod=file_pb.Chmod(inode_id=inode_id, mode=0o600)),
+            FileCommand(chown=file_pb.Chown(inode_id=inode_id, uid=header.uid, gid=header.gid)),
+            FileCommand(utimens=file_pb.Utimens(inode_id=inode_id, mtime_ns=5)),
+            FileCommand(utimens=file_pb.Utimens(inode_id=directory)),
+            FileCommand(set_xattr=file_pb.SetXattr(inode_id=inode_id, name=b"user.b", value=b"2")),
+            FileCommand(set_xattr=file_pb.SetXattr(inode_id=inode_id, name=b"user.a", value=b"1")),
+            FileCommand(remove_xattr=file_pb.RemoveXattr(inode_id=inode_id, name=b"user.b")),
+            FileCommand(truncate=file_pb.Truncate(inode_id=inode_id, size=70)),
+            FileCommand(sync=file_pb.Sync(inode_id=inode_id)),
+            FileCommand(rename=file_pb.Rename(source=place(b"f"), target=place(b"g"), no_replace=True)),
+            FileCommand(mkdir=file_pb.Mkdir(place=place(b"gone"), mode=0o700)),
+            FileCommand(rmdir=file_pb.Rmdir(place=place(b"gone"))),
+        ]
+        for command in done:
+            ack = await asyncio.wait_for(tree.mutate(ME, command), 10)
+            assert tree.view.root == ack.root
+        assert (tree.view.xattrs(inode_id), tree.view.xattr(inode_id, b"user.a")) == ([b"user.a"], b"1")
+        assert await read(tree, inode_id) == node.site.content(inode_id)
+        link = tree.view.resolve(b"d/s")
+        assert (link.symlink_target, link.size, tree.view.path_of(inode_id)) == (b"../f", 4, b"g")
+        assert tree.view.node(inode_id).nlink == 2
+        assert [name for name, _ in tree.view.list(ROOT_ID)] == [b"d", b"g"]
+        node.mute = False
+        node.site.file(b"after")
+        await node.tell()
+        await asyncio.wait_for(tree.barrier(), 20)
+        assert tree.view.root == node.site.header.root
+
+
 @pytest.mark.req("WS-1", "WS-51")
 async def test_two_trees_see_the_same_operations_in_order(tmp_path: Path) -> None:
     async with (
