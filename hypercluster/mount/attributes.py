@@ -22,6 +22,7 @@ from hypercluster.pb.v1 import workspace_command_pb2 as pb
 
 USER: Final = b"user."
 NS_PER_S: Final = 1_000_000_000
+BARRIER_DIGITS: Final = 20  # of a u64
 
 
 class AttributeOperations:
@@ -93,6 +94,9 @@ class AttributeOperations:
         if node == libfuse.ROOT_NODE and name == virtual.CONTROL:
             request.attribute_value(self._virtual.control(), room)
             return
+        if node == libfuse.ROOT_NODE and name == virtual.BARRIER:
+            self._barrier(request, room)
+            return
         if not name.startswith(USER):
             raise OSError(errno.EOPNOTSUPP if name.startswith(b"system.") else errno.ENODATA, "only user attributes")
         inode_id = desk.inode(node)
@@ -103,6 +107,20 @@ class AttributeOperations:
             return
         desk.admit(request)
         request.attribute_value(desk.view.xattr(inode_id, name), room)
+
+    def _barrier(self, request: Request, room: int) -> None:
+        """A strict read, for scripts: answers the log_index that was confirmed and is applied here."""
+        desk = self._desk
+        desk.admit(request)
+        if room == 0:  # how much room is needed; the value will not be longer
+            request.attribute_value(b"0" * BARRIER_DIGITS, room)
+            return
+
+        async def work() -> None:
+            log_index = await desk.interruptible(request, desk.live.barrier())
+            request.attribute_value(str(log_index).encode(), room)
+
+        desk.later(request, work)
 
     def listxattr(self, request: Request, node: int, room: int) -> None:
         desk = self._desk

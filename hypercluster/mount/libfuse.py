@@ -7,8 +7,8 @@ Why low-level: libfuse's high-level interface names everything by path. There a 
 gives two files one kernel inode, and an open beside a local rename fails with ENOENT (libfuse issue 637), which git
 does not forgive. Here the kernel's node id is the InodeNo, so a name that means another file is another node at once.
 Invariants: what mfusepy declares differently from version to version (fuse_file_info, fuse_conn_info, stat) is taken
-from it; the rest has kept its layout since libfuse 3.0. Replies are made holding the GIL, for they are short and take
-no lock that a thread waiting for the GIL may hold; whatever can block, or take a request's lock, releases it.
+from it; the rest has kept its layout since libfuse 3.0. Requests are taken apart and answered holding the GIL, for that
+is short: a thread that gave it away in between would wait for it again. Whatever can block releases it.
 """
 
 from __future__ import annotations
@@ -191,14 +191,17 @@ add_direntry: Final = _declare(
     _holding_gil, "fuse_add_direntry", c_size_t, c_void_p, c_void_p, c_size_t, c_char_p, POINTER(Stat), _OFFSET
 )
 
-# These take a request's lock, under which libfuse calls back into Python, or may block: the GIL is released.
-on_interrupt: Final = _declare(library, "fuse_req_interrupt_func", None, c_void_p, InterruptFunction, c_void_p)
+# Under a request's lock libfuse calls its interrupt function, which waits for the GIL. So nobody may wait for that lock
+# and hold the GIL while such a function is set: it is set once a request, and an interrupt comes once a request.
+on_interrupt: Final = _declare(_holding_gil, "fuse_req_interrupt_func", None, c_void_p, InterruptFunction, c_void_p)
+session_process: Final = _declare(_holding_gil, "fuse_session_process_buf", None, c_void_p, POINTER(Buffer))
+
+# These may block: the GIL is released.
 session_mount: Final = _declare(library, "fuse_session_mount", c_int, c_void_p, c_char_p)
 session_unmount: Final = _declare(library, "fuse_session_unmount", None, c_void_p)
 session_exit: Final = _declare(library, "fuse_session_exit", None, c_void_p)
 session_exited: Final = _declare(_holding_gil, "fuse_session_exited", c_int, c_void_p)
 session_receive: Final = _declare(library, "fuse_session_receive_buf", c_int, c_void_p, POINTER(Buffer))
-session_process: Final = _declare(library, "fuse_session_process_buf", None, c_void_p, POINTER(Buffer))
 notify_inval_inode: Final = _declare(
     library, "fuse_lowlevel_notify_inval_inode", c_int, c_void_p, c_uint64, _OFFSET, _OFFSET
 )

@@ -89,6 +89,7 @@ class Request:
 
     def listen(self) -> None:
         """For a request that will wait: from now on `recall` is there, and asked if the caller gets a signal."""
+        check(self.recall is None, "a request listens once")  # libfuse.py says why
         self.recall = Recall()
         with _interrupts_lock:
             _interrupts[self._raw] = self.recall

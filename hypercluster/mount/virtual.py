@@ -2,9 +2,10 @@
 
 Owns: their names and values.
 Never: waits for the cluster or for a thread; the watchdog lives on these answers (WS-65).
-Invariants: every name begins with PREFIX, which nobody can set or remove; all but CONTROL are listed. On every file:
-log_index (of its last change), inode_id, and root (of the whole tree as this host has it). On the root directory also
-why (in words, why nothing can be changed; empty when it can) and status (JSON).
+Invariants: every name begins with PREFIX, which nobody can set or remove; all but CONTROL and BARRIER are listed. On
+every file: log_index (of its last change), inode_id, and root (of the whole tree as this host has it). On the root
+directory also why (in words, why nothing can be changed; empty when it can) and status (JSON). BARRIER alone waits, and
+is answered by attributes.py: whoever reads it on the root sees from then on whatever was acknowledged anywhere before.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ INODE_ID: Final = PREFIX + b"inode_id"
 WHY: Final = PREFIX + b"why"
 STATUS: Final = PREFIX + b"status"
 CONTROL: Final = PREFIX + b"control"
+BARRIER: Final = PREFIX + b"barrier"
 
 EVERYWHERE: Final = (INODE_ID, LOG_INDEX, ROOT)
 ON_ROOT: Final = (STATUS, WHY)

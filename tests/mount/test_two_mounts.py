@@ -11,7 +11,7 @@ from threading import Barrier
 import pytest
 
 from tests.mount.calls import refusal
-from tests.mount.mounts import NEEDS, within
+from tests.mount.mounts import NEEDS, Mount, within
 
 pytestmark = NEEDS
 
@@ -29,6 +29,18 @@ def test_what_one_wrote_the_other_reads(places: tuple[Path, Path]) -> None:
     assert os.stat(a / "f").st_ino == os.stat(b / "f").st_ino  # WS-10
     (b / "f").unlink()
     within(lambda: not (a / "f").exists(), "it is gone on the first one, too")
+
+
+@pytest.mark.req("WS-2")
+def test_behind_a_barrier_everything_acknowledged_is_there(
+    places: tuple[Path, Path], mounts: tuple[Mount, Mount]
+) -> None:
+    a, b = places
+    for number in range(20):
+        (a / "f").write_bytes(b"%d" % number)
+        index = int(os.getxattr(a / "f", "user.hypercluster.log_index"))
+        assert int(os.getxattr(mounts[1].path, "user.hypercluster.barrier")) >= index
+        assert (b / "f").read_bytes() == b"%d" % number
 
 
 @pytest.mark.req("WS-22")
