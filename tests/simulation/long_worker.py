@@ -13,6 +13,8 @@ import random
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from hypercluster import limits
+from hypercluster.errors import HistoryGoneError
 from hypercluster.node.fanout import Head, Watch
 from hypercluster.pb.v1.workspace_command_pb2 import LogBatch
 from hypercluster.pb.v1.workspace_pb2 import WatchLogResponse
@@ -28,6 +30,7 @@ RETRY_S = (0.5, 4.0)
 PAUSE_LOOK_S = 1.0
 LEAVE_AFTER_S = 20.0  # a node that does not reach the leader for so long is left
 AVOID_S = 60.0
+SEEN_LATE_S = 240.0  # what a partition may keep from all workers for a while
 
 
 @lru_cache(maxsize=512)
@@ -43,10 +46,19 @@ class LogRecord:
 
     def __init__(self) -> None:
         self.at: dict[int, bytes] = {}
-        self.taken = 0
+        self._since: dict[int, float] = {}
+        self.taken = self.skipped = 0
 
-    def take(self, worker: str, index: int, content: bytes) -> None:
+    def skip(self, worker: str, first_index: int, last_index: int, now_s: float) -> None:
+        """Only who is behind by the replay window is sent to a snapshot."""
+        age_s = now_s - self._since.get(first_index, 0.0)
+        if age_s < limits.REPLAY_WINDOW_MS / 1e3 - SEEN_LATE_S:
+            raise ViolationError("a snapshot without need", f"{worker}: {first_index} is {age_s:.0f} s old")
+        self.skipped += last_index - first_index + 1
+
+    def take(self, worker: str, index: int, content: bytes, now_s: float) -> None:
         self.taken += 1
+        self._since.setdefault(index, now_s)
         if self.at.setdefault(index, content) != content:
             raise ViolationError("two records at a log_index", f"{worker} was given another one at {index}")
 
@@ -186,6 +198,8 @@ class LongWorker:
 
     async def _follow(self, life: Life, node: SimNode, epoch: int) -> None:
         """As the server's stream does it: a message is taken from the watch once the one before has left."""
+        if self.next_index < life.fanout.op_log.replay_from(self._world.workspace_id):
+            self._take_snapshot(life)
         watch = self._watch = life.fanout.watch(self._world.workspace_id, self.next_index)
         try:
             while epoch == self._epoch:
@@ -195,15 +209,26 @@ class LongWorker:
                 await self._world.tasks.sleep(self._rng.uniform(0.0005, 0.005) + self.slow_s * self._rng.random())
                 if epoch == self._epoch and not isinstance(message, Head):
                     self._take(message)
+        except HistoryGoneError:
+            self._take_snapshot(life)
+            self._hang_up()
+            self._connect_after(self._rng.uniform(*RETRY_S))
         finally:
             watch.close()
+
+    def _take_snapshot(self, life: Life) -> None:
+        """It is too far behind for the log (WS-52): it begins anew with the tree as it is there."""
+        head = life.fanout.op_log.head(self._world.workspace_id)
+        if head is not None and head.log_index >= self.next_index:
+            self._world.log_record.skip(self.name, self.next_index, head.log_index, self._world.events.now)
+            self.next_index = head.log_index + 1
 
     def _take(self, message: bytes) -> None:
         for index, content in records_of(message):
             if index != self.next_index:
                 wrong = "missed" if index > self.next_index else "was given twice"
                 raise ViolationError("log not gap-free", f"{self.name} {wrong} {min(index, self.next_index)}")
-            self._world.log_record.take(self.name, index, content)
+            self._world.log_record.take(self.name, index, content, self._world.events.now)
             self.next_index = index + 1
 
     # --- heartbeats -----------------------------------------------------------------------------------------

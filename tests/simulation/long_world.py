@@ -51,6 +51,7 @@ class LongSummary:
     hours: float = 0.0
     records: int = 0
     deliveries: int = 0
+    skipped: int = 0  # with a snapshot
     cutovers: int = 0
     beats: int = 0
     detected: int = 0
@@ -329,6 +330,7 @@ class LongWorld(World):
     def _finish_long(self) -> LongSummary:
         found, silence, ring = self.found, self._silence_judge, self._ring_judge
         found.records, found.deliveries = len(self.log_record.at), self.log_record.taken
+        found.skipped = self.log_record.skipped
         found.cutovers = sum(int(node.metrics.watch_cutovers._value.get()) for node in self.nodes.values())
         found.beats += sum(worker.beats for worker in self.workers.values())
         found.detected, found.false_alarms = silence.detected, silence.false_alarms
