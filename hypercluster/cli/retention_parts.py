@@ -13,6 +13,7 @@ from hypercluster.cli.node_settings import retention_settings
 from hypercluster.config import Config
 from hypercluster.credentials.tls import ReloadingFiles
 from hypercluster.node.archiving import Archiving
+from hypercluster.node.chunk_bytes import ChunkBytes
 from hypercluster.node.collection import Collection
 from hypercluster.node.fanout import OpLog
 from hypercluster.node.opening import OpenDirectory
@@ -58,6 +59,18 @@ class RetentionParts:
             on_fatal,
             bytes_per_s=config.retention.snapshot_bytes_per_s,
         )
+        storage = directory.storage
+        self.chunk_bytes = ChunkBytes(
+            storage.chunks,
+            storage.store,
+            directory.runners.chunks,
+            clock,
+            metrics,
+            applied_index=lambda: storage.store.applied.index,
+            durable_index=storage.durable_index,
+            receiving=storage.receiving,
+            on_fatal=on_fatal,
+        )
         self.archiving = Archiving(
             directory.archive,
             directory.storage.store.hold,
@@ -101,7 +114,8 @@ class RetentionParts:
 
     def looks(self) -> tuple[Callable[[], None], ...]:
         """What the lifecycle calls now and then."""
-        return self.schedule.look, self.collection.look, self.snapshots.look, self.archiving.look
+        return self.schedule.look, self.collection.look, self.snapshots.look, self.archiving.look, self.chunk_bytes.look
 
     def close(self) -> None:
+        self.chunk_bytes.close()
         self.snapshots.close()

@@ -209,7 +209,7 @@ class _Wiring:
         self.host = ApplyLoop(
             self.directory.machine,
             storage.store,
-            storage.chunks,
+            self.retention.chunk_bytes,
             self.fanout,
             self.loop,
             self.clock,
@@ -227,7 +227,7 @@ class _Wiring:
             initial=self.directory.founding,
             wal=self.directory.wal,
             host=self.host,
-            checkpoints=AnnouncedCheckpoints(storage.checkpoints, self.host.state_replaced),
+            checkpoints=AnnouncedCheckpoints(storage.checkpoints, self._state_replaced),
             chunks=storage.chunks,
             transport=self.transport,
             clock=self.clock,
@@ -303,6 +303,10 @@ class _Wiring:
         self.leases = Leases(reader, self.reads, standing, lanes[0], self.loop, clock, metrics)
         self.open_leases = OpenLeases(reader, standing, lanes[1], clock, metrics)
         self.reaping = Reaping(reader, standing, lanes[2], clock, metrics)
+
+    def _state_replaced(self) -> None:
+        self.retention.chunk_bytes.state_replaced()
+        self.host.state_replaced()
 
     def _on_applied(self, index: int) -> None:
         self.reads.on_applied(index)

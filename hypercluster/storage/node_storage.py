@@ -26,7 +26,7 @@ from hypercluster.storage.rocks_errors import RESEED
 from hypercluster.storage.rocks_options import RocksSettings
 from hypercluster.storage.runner import Runner
 from hypercluster.storage.tree import DirectoryTree
-from hypercluster.values import ChunkHash, HistoryId
+from hypercluster.values import ChunkHash, HistoryId, Index
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,15 @@ class NodeStorage:
 
     def free_bytes(self) -> int:
         return self._disk.free_bytes(self.paths.data)
+
+    def durable_index(self) -> Index:
+        """What a restart of this node, and any checkpoint it hands out, have reached."""
+        kept = (manifest.meta.index for manifest in self.checkpoints.kept())
+        return min((self.store.flushed_index, *kept))
+
+    def receiving(self) -> bool:
+        """A checkpoint is coming in: its chunks are put here before its state is."""
+        return any(name.startswith("receive-") for name in os.listdir(self.paths.staging))
 
     def usage(self) -> StorageUsage:
         """Walks the directories: for a metric every so many seconds, beside the loop."""

@@ -53,7 +53,7 @@ async def filled(client: Client, name: str, files: int) -> Workspace:
     return workspace
 
 
-async def until(holds: Callable[[], Awaitable[bool]], what: str, deadline_s: float = 30.0) -> None:
+async def until(holds: Callable[[], Awaitable[bool]], what: str, deadline_s: float = 60.0) -> None:
     """Asks until it holds. Fails naming `what`."""
     end_s = asyncio.get_running_loop().time() + deadline_s
     while True:
@@ -169,7 +169,7 @@ async def test_the_log_is_trimmed_into_archives_that_hold_and_snapshots_are_boun
     workspace = await filled(client, "trimmed", 10)
     while (await list_snapshots(workspace)).retention.log_index < HAZARD_WINDOW_OPS + 700:
         await asyncio.gather(*(workspace.ops.mkdir(bytes(16), b"d%06d" % random.getrandbits(30)) for _ in range(20)))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while (await list_snapshots(workspace)).retention.log_floor < 300:
             await workspace.ops.mkdir(bytes(16), b"e%06d" % random.getrandbits(30))
             await asyncio.sleep(0.1)

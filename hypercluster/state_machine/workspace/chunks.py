@@ -114,6 +114,16 @@ def read_workspaces_with(reader: Reader, org: str, chunk_hash: bytes) -> int:
     return 0 if record is None else int(_ORGANISATION_CHUNK.unpack(record)[0])
 
 
+def organisations(reader: Reader) -> list[bytes]:
+    """The ids of all organisations that ever had a chunk."""
+    return [key[len(_ACCOUNT) :] for key, _ in reader.scan(Family.CHUNKS, _ACCOUNT, prefix_end(_ACCOUNT))]
+
+
+def is_held(reader: Reader, owners: Iterable[bytes], chunk_hash: bytes) -> bool:
+    """Whether any workspace of these organisations has the chunk, so that its bytes are needed (CL-8)."""
+    return any(reader.get(Family.CHUNKS, _OF_ORGANISATION + owner + chunk_hash) is not None for owner in owners)
+
+
 def visible_presence(reader: Reader, workspace_id: bytes, chunk_hash: bytes, sender: bytes) -> Presence | None:
     """The chunk as far as `sender` may know of it (WS-14)."""
     presence = read_presence(reader, workspace_id, chunk_hash)
