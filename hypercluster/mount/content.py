@@ -10,8 +10,11 @@ index), and nothing dirty is ever in the kernel. Opening for writing asks for a 
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from hypercluster.client.live.ports import KIND_DIRECTORY, Node, Process
@@ -21,7 +24,11 @@ from hypercluster.mount.names import PERMISSION_BITS, place
 from hypercluster.mount.request import Request
 from hypercluster.pb.v1 import workspace_command_pb2 as pb
 
+READS_HERE_MAX: Final = 16  # half of the session's threads
+READS_ASIDE_MAX: Final = 16
 DIRENT_BYTES_MIN: Final = 32  # an entry of readdir with a name of one byte
+
+log = logging.getLogger(__name__)
 
 
 def wants_writing(flags: int) -> bool:
@@ -37,6 +44,8 @@ class ContentOperations:
         self._desk = desk
         self._closed = closed
         self._let_go = let_go
+        self._here = threading.BoundedSemaphore(READS_HERE_MAX)
+        self._aside = ThreadPoolExecutor(READS_ASIDE_MAX, "fuse-read")
 
     # --- opening ------------------------------------------------------------------------------------
 
@@ -120,7 +129,30 @@ class ContentOperations:
     # --- content ------------------------------------------------------------------------------------
 
     def read(self, request: Request, handle: int, offset: int, size: int) -> None:
-        request.content(self._desk.view.read(self._desk.handles.get(handle).inode_id, offset, size))
+        """In the thread that read the request, unless many of them do so: bytes that are not here are waited for, and
+        some threads must be left to answer everything else (WS-65)."""
+        inode_id = self._desk.handles.get(handle).inode_id
+        if not self._here.acquire(blocking=False):
+            self._aside.submit(self._read_aside, request, inode_id, offset, size)
+            return
+        try:
+            request.content(self._desk.view.read(inode_id, offset, size))
+        finally:
+            self._here.release()
+
+    def _read_aside(self, request: Request, inode_id: bytes, offset: int, size: int) -> None:
+        try:
+            request.content(self._desk.view.read(inode_id, offset, size))
+        except OSError as error:
+            request.error(error.errno or errno.EIO)
+        except Exception:
+            log.exception("a read failed inside the mount")
+            if not request.answered:
+                request.error(errno.EIO)
+
+    def end(self) -> None:
+        """No further reads are taken."""
+        self._aside.shutdown(wait=False, cancel_futures=True)
 
     def write(self, request: Request, handle: int, offset: int, content: bytes, flags: int) -> None:
         """At most 1 MiB, which is one command. Returns when it is committed and applied (WS-2)."""

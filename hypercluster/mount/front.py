@@ -64,6 +64,7 @@ class Front:
         self._ticking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticking
+        self.content.end()
         self._invalidator.shutdown(wait=False)
 
     async def _tick(self) -> None:

@@ -17,12 +17,15 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
+from hypercluster.errors import check
 from hypercluster.limits import WRITE_BYTES_MAX
 from hypercluster.mount import libfuse
+from hypercluster.mount.content import READS_HERE_MAX
 from hypercluster.mount.front import Front
 from hypercluster.mount.request import Request
 
 THREADS_MAX: Final = 32
+check(READS_HERE_MAX < THREADS_MAX, "reads that wait leave threads for everything else")
 THREADS_IDLE_MAX: Final = 8
 JOIN_S: Final = 2.0
 

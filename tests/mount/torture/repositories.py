@@ -26,7 +26,7 @@ COMMITS = 500
 FILES = 40
 STALE_S = 40.0  # a lock in the shared part that is older belongs to nobody: a call ends within 30 s
 AFTERMATH_S = 40.0  # for so long after a kill a command may fail
-COMMAND_S = 120.0
+COMMAND_S = 600.0
 CONTENTION = ("File exists", "cannot lock ref", "Unable to create", "gc is already running", "reference already exists")
 IDENTITY = {
     "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org",

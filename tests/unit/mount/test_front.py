@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 pytest.importorskip("mfusepy", reason="libfuse 3 is not installed", exc_type=OSError)
 
 from hypercluster.client.live.ports import ROOT_ID
+from hypercluster.mount.content import READS_HERE_MAX
 from hypercluster.mount.front import ATTRIBUTES_ONLY, Front
 from hypercluster.mount.libfuse import ROOT_NODE
 from hypercluster.mount.virtual import CONTROL, STATUS, WHY
@@ -88,3 +91,55 @@ async def test_a_mount_speaks_of_itself_without_the_cluster(node: SiteNode, tmp_
         with pytest.raises(OSError, match="does not turn"):
             virtual.control()
         await front.close()
+
+
+class Answered:
+    """Stands where the kernel would: a request whose answer is kept."""
+
+    def __init__(self) -> None:
+        self.answers: list[bytes | int] = []
+
+    @property
+    def answered(self) -> bool:
+        return bool(self.answers)
+
+    def content(self, content: bytes) -> None:
+        self.answers.append(content)
+
+    def error(self, number: int) -> None:
+        self.answers.append(number)
+
+
+@pytest.mark.req("WS-65")
+async def test_reads_that_wait_leave_threads_for_everything_else(tmp_path: Path) -> None:
+    """Their bytes are on no node for now; each request is brought by a thread, as the kernel's are."""
+    site = founded()
+    inode_id, content = site.file(b"f"), b"content" * 3_000
+    site.done(ops.chunk_put(content))
+    site.done(ops.write_pieces(inode_id, 0, [(blake3(content).digest(), 0, len(content))]))
+    async with SiteNode(site) as node:
+        node.absent = set(site.chunks)
+        async with following(node, tmp_path / "a") as tree:
+            front = Front(tree, "/srv/demo", locks=None, about={})
+            tree.hold(inode_id)
+            handle = front.desk.handles.open(inode_id, cached=True)
+            requests = [Answered() for _ in range(READS_HERE_MAX + 10)]
+            threads = [
+                threading.Thread(target=front.content.read, args=(request, handle.number, 0, 100))
+                for request in requests
+            ]
+            for thread in threads:
+                thread.start()
+            stuck = [thread for thread in threads if thread.is_alive()]
+            await eventually(lambda: sum(t.is_alive() for t in threads) == READS_HERE_MAX, "the others are free")
+            assert len(stuck) >= READS_HERE_MAX and not any(request.answers for request in requests)
+            node.absent = set()
+            await eventually(lambda: all(request.answers for request in requests), "every one is answered", 30.0)
+            assert {request.answers[0] for request in requests} == {content[:100]}
+            front.content.release(Released(), handle.number)
+            await front.close()
+
+
+class Released:
+    def done(self) -> None:
+        pass
