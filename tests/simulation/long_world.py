@@ -164,6 +164,7 @@ class LongWorld(World):
         self._silence_judge = SilenceJudge()
         self._silence_of: tuple[NodeId, object, int] | None = None
         self._samples: list[Counter[str]] = []
+        self._deaths = Counter[NodeId]()  # as of the last look
         self._enrolled = 0
         for _ in range(workers):
             self._enrol()
@@ -224,6 +225,10 @@ class LongWorld(World):
             worker.look(leader)
         if leader is not None and leader.life is not None and not leader.gate.paused:
             self._lead(now, leader)
+        for node in self.nodes.values():  # a supervisor starts again what stopped by itself, whenever that was
+            if node.life is None and len(node.deaths) > self._deaths[node.node_id]:
+                self._deaths[node.node_id] = len(node.deaths)
+                self.restart_later(node, self.rng.uniform(5.0, 60.0))
         queued = max((worker.queued_events for worker in self.workers.values()), default=0)
         self.found.queued_events_max = max(self.found.queued_events_max, queued)
         if queued > limits.WATCH_QUEUE_EVENTS_MAX:
