@@ -1,11 +1,11 @@
 """Open leases on the leader: what workers say they hold open, against what is logged (WS-44, D-6).
 
-Owns: the last report of each worker, when it ends, the view of what is logged, and the proposals that bring the two
-together, in batches.
+Owns: the last report of each mount or process of a worker, when it ends, the view of what is logged, and the proposals
+that bring the two together, in batches.
 Never: keeps content or ends it (apply does, by the logged leases), or counts time that another leader counted.
-Invariants: a worker's leases end by a logged command once it has been silent for OPEN_LEASE_TTL_MS, and not before; a
-new leader begins with a full TTL for all that is logged, and proposes nothing before it has read it. One message is on
-its way at most, and one a second.
+Invariants: a lease ends by a logged command once nobody who reported it holds it any more, or has been silent for
+OPEN_LEASE_TTL_MS, and not before; a new leader begins with a full TTL for all that is logged, whoever speaks earlier,
+and proposes nothing before it has read it. One message is on its way at most, and one a second.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from hypercluster.limits import LEASES_A_TURN, OPEN_LEASE_TTL_MS, OPEN_LEASES_A_COMMAND_MAX
+from hypercluster.errors import QueueFullError
+from hypercluster.limits import LEASES_A_TURN, OPEN_LEASE_TTL_MS, OPEN_LEASES_A_COMMAND_MAX, OPENS_INSTANCES_MAX
 from hypercluster.node.own_lane import OwnLane
 from hypercluster.node.standing import Standing
 from hypercluster.node.tenure import Tenure
@@ -37,13 +38,22 @@ _Key = tuple[bytes, str]  # workspace, worker
 
 
 @dataclass(slots=True)
+class _Report:
+    """All that one mount or process holds open, as it said last."""
+
+    due_s: float
+    inode_ids: set[bytes] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class _Opens:
     """Of one worker in one workspace."""
 
-    due_s: float
-    spoken: bool = False  # to this leader; until then it wants what is logged
-    wanted: set[bytes] = field(default_factory=set)  # as it said last
+    reports: dict[bytes | None, _Report] = field(default_factory=dict)  # None: what was logged before this leader
     logged: set[bytes] = field(default_factory=set)
+
+    def wanted(self) -> set[bytes]:
+        return set().union(*(report.inode_ids for report in self.reports.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +77,19 @@ class OpenLeases:
         self._loading: Iterator[None] | None = None
         self._next_s = 0.0
 
-    def report(self, workspace_id: bytes, worker: str, inode_ids: Collection[bytes]) -> None:
-        """All that the worker holds open now. Only a leader's answer may follow from it."""
+    def report(self, workspace_id: bytes, worker: str, instance: bytes, inode_ids: Collection[bytes]) -> None:
+        """All that this mount or process of the worker holds open now. Only a leader's answer may follow from it.
+        Raises QueueFullError."""
         self._sync()
         key = (workspace_id, worker)
-        opens = self._workers.setdefault(key, _Opens(0.0))
-        opens.due_s = self._clock.monotonic() + TTL_S
-        opens.spoken, opens.wanted = True, set(inode_ids)
+        opens = self._workers.setdefault(key, _Opens())
         self._changed[key] = None
+        if not inode_ids:
+            opens.reports.pop(instance, None)
+            return
+        if instance not in opens.reports and len(opens.reports) >= OPENS_INSTANCES_MAX:
+            raise QueueFullError(f"{worker} reports for {len(opens.reports)} mounts, limit OPENS_INSTANCES_MAX")
+        opens.reports[instance] = _Report(self._clock.monotonic() + TTL_S, set(inode_ids))
 
     # -- leadership ---------------------------------------------------------------------------------
 
@@ -102,7 +117,9 @@ class OpenLeases:
                 yield
 
     def _take_in(self, key: _Key, inode_id: bytes, now_s: float) -> None:
-        self._workers.setdefault(key, _Opens(now_s + TTL_S)).logged.add(inode_id)
+        opens = self._workers.setdefault(key, _Opens())
+        opens.logged.add(inode_id)
+        opens.reports.setdefault(None, _Report(now_s + TTL_S)).inode_ids.add(inode_id)
 
     # -- proposals ----------------------------------------------------------------------------------
 
@@ -124,13 +141,12 @@ class OpenLeases:
 
     def _end_silent(self, now_s: float) -> None:
         for key, opens in list(self._workers.items()):
-            if opens.due_s <= now_s:
-                opens.wanted.clear()
-                opens.spoken = True
-                if opens.logged:
-                    self._changed[key] = None
-                else:
-                    del self._workers[key]
+            silent = [instance for instance, report in opens.reports.items() if report.due_s <= now_s]
+            for instance in silent:
+                del opens.reports[instance]
+                self._changed[key] = None
+            if not opens.reports and not opens.logged:
+                del self._workers[key]
 
     def _due(self) -> list[_Change]:
         """What one message can take, ends first: they make room. The rest is looked at again."""
@@ -138,9 +154,10 @@ class OpenLeases:
         workspaces: set[bytes] = set()
         for key in list(self._changed):
             opens = self._workers.get(key)
-            if opens is not None and opens.spoken:
-                ended = sorted(opens.logged - opens.wanted)
-                opened = [inode_id for inode_id in sorted(opens.wanted - opens.logged) if self._is_there(key, inode_id)]
+            if opens is not None:
+                wanted = opens.wanted()
+                ended = sorted(opens.logged - wanted)
+                opened = [inode_id for inode_id in sorted(wanted - opens.logged) if self._is_there(key, inode_id)]
                 found += [_Change(key, inode_id, opened=False) for inode_id in ended]
                 found += [_Change(key, inode_id, opened=True) for inode_id in opened]
                 workspaces.add(key[0])
@@ -172,7 +189,7 @@ class OpenLeases:
             opens.logged.add(change.inode_id)
         else:
             opens.logged.discard(change.inode_id)
-        if (change.inode_id in opens.logged) != (change.inode_id in opens.wanted) and not change.opened:
+        if not change.opened and change.inode_id in opens.logged:
             self._changed[change.key] = None
 
 

@@ -64,6 +64,9 @@ class CoordinationService:
         if len(opens) > limits.OPEN_LEASES_OF_WORKER_MAX:
             most = limits.OPEN_LEASES_OF_WORKER_MAX
             raise TooLargeError(f"open_inodes: {len(opens)}, limit OPEN_LEASES_OF_WORKER_MAX is {most}")
+        if len(request.opens_instance) > limits.OPENS_INSTANCE_BYTES_MAX:
+            size, most = len(request.opens_instance), limits.OPENS_INSTANCE_BYTES_MAX
+            raise TooLargeError(f"opens_instance: {size} bytes, limit OPENS_INSTANCE_BYTES_MAX is {most}")
         if any(len(inode_id) != ID_BYTES for inode_id in opens):
             raise MalformedError(f"open_inodes: each has {ID_BYTES} bytes")
         if opens and not request.with_opens:
@@ -72,7 +75,8 @@ class CoordinationService:
         asked = [Asked(lock.lock_id, lock.token) for lock in request.locks]
         point, found = await self._leases.renew(request.workspace_id, asked, call.caller, call.timeout_s)
         if request.with_opens:
-            self._opens.report(request.workspace_id, call.caller.worker or call.caller.principal, opens)
+            worker = call.caller.worker or call.caller.principal
+            self._opens.report(request.workspace_id, worker, request.opens_instance, opens)
         return pb.RenewResponse(
             state=state_of(point),
             locks=[pb.RenewedLock(lock_id=one.lock_id, state=one.state, token=one.token) for one in found],  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ is made again with the next.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -19,6 +20,7 @@ from hypercluster.limits import OPEN_LEASE_TTL_MS, OPEN_LEASES_OF_WORKER_MAX
 from hypercluster.pb.v1 import coordination_pb2
 
 LONG_S: Final = 10.0
+INSTANCE_BYTES: Final = 16
 EVERY_S: Final = OPEN_LEASE_TTL_MS / 3_000
 
 
@@ -29,6 +31,7 @@ class Opens:
         self._nodes = nodes
         self._workspace_id = workspace_id
         self._held_for = held_for
+        self._instance = os.urandom(INSTANCE_BYTES)  # this worker may have other mounts, which report for themselves
         self._told = False  # the cluster may know of some
 
     async def run(self) -> None:
@@ -39,7 +42,9 @@ class Opens:
                 await self._report(held)
 
     async def _report(self, held: list[bytes]) -> None:
-        request = coordination_pb2.RenewRequest(workspace_id=self._workspace_id, open_inodes=held, with_opens=True)
+        request = coordination_pb2.RenewRequest(
+            workspace_id=self._workspace_id, open_inodes=held, with_opens=True, opens_instance=self._instance
+        )
         self._told = True
         try:
             await self._nodes.read(

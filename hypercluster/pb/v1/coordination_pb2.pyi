@@ -135,16 +135,18 @@ class LockRenewal(_message.Message):
     def __init__(self, lock_id: _Optional[int] = ..., token: _Optional[int] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
-    __slots__ = ("workspace_id", "locks", "open_inodes", "with_opens")
+    __slots__ = ("workspace_id", "locks", "open_inodes", "with_opens", "opens_instance")
     WORKSPACE_ID_FIELD_NUMBER: _ClassVar[int]
     LOCKS_FIELD_NUMBER: _ClassVar[int]
     OPEN_INODES_FIELD_NUMBER: _ClassVar[int]
     WITH_OPENS_FIELD_NUMBER: _ClassVar[int]
+    OPENS_INSTANCE_FIELD_NUMBER: _ClassVar[int]
     workspace_id: bytes
     locks: _containers.RepeatedCompositeFieldContainer[LockRenewal]
     open_inodes: _containers.RepeatedScalarFieldContainer[bytes]
     with_opens: bool
-    def __init__(self, workspace_id: _Optional[bytes] = ..., locks: _Optional[_Iterable[_Union[LockRenewal, _Mapping]]] = ..., open_inodes: _Optional[_Iterable[bytes]] = ..., with_opens: _Optional[bool] = ...) -> None: ...
+    opens_instance: bytes
+    def __init__(self, workspace_id: _Optional[bytes] = ..., locks: _Optional[_Iterable[_Union[LockRenewal, _Mapping]]] = ..., open_inodes: _Optional[_Iterable[bytes]] = ..., with_opens: _Optional[bool] = ..., opens_instance: _Optional[bytes] = ...) -> None: ...
 
 class RenewedLock(_message.Message):
     __slots__ = ("lock_id", "state", "token")

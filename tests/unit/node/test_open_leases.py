@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from hypercluster.limits import OPEN_LEASE_TTL_MS, ORPHAN_KEEP_MS
+from hypercluster.errors import QueueFullError
+from hypercluster.limits import OPEN_LEASE_TTL_MS, OPENS_INSTANCES_MAX, ORPHAN_KEEP_MS
 from hypercluster.node.open_leases import BATCH_S
 from hypercluster.pb.v1.command_pb2 import Command
 from hypercluster.pb.v1.workspace_command_pb2 import Create, FileCommand, Place, Unlink
@@ -36,8 +37,8 @@ class World(LockNode):
         place = Place(directory=ROOT_ID, name=name.encode())
         assert self.do(50, Command(file=FileCommand(unlink=Unlink(place=place))))[0] == 0
 
-    def report(self, worker: str, *inode_ids: bytes) -> None:
-        self.opens.report(self.workspace_id, worker, inode_ids)
+    def report(self, worker: str, *inode_ids: bytes, instance: bytes = b"") -> None:
+        self.opens.report(self.workspace_id, worker, instance, inode_ids)
 
     def logged(self) -> set[tuple[bytes, str]]:
         return {(one.inode_id, one.worker) for one in leases.list_leases(self.state, self.workspace_id, None, 10_000)}
@@ -101,9 +102,39 @@ async def test_a_new_leader_proposes_nothing_before_it_has_applied_what_others_h
     world.pass_time(3 * BATCH_S)
     assert world.logged() == {(file, "alice")}
     world.engine.now = replace(world.engine.now, applied_index=far)
+    world.pass_time(OPEN_S)
     world.report("alice")
     world.pass_time(3 * BATCH_S)
     assert world.logged() == set()
+
+
+@pytest.mark.req("WS-44")
+async def test_the_mounts_of_one_worker_do_not_end_each_other_s_leases() -> None:
+    world = World()
+    file, other = world.create("f"), world.create("g")
+    world.report("alice", file, instance=b"1")
+    world.report("alice", other, instance=b"2")
+    world.pass_time(2 * BATCH_S)
+    assert world.logged() == {(file, "alice"), (other, "alice")}
+    for _ in range(4):
+        world.report("alice", file, instance=b"1")
+        world.pass_time(OPEN_S / 3)
+    assert world.logged() == {(file, "alice")}, "the second mount was silent"
+    world.report("alice", other, instance=b"2")
+    world.pass_time(2 * BATCH_S)
+    world.engine.now = replace(world.engine.now, term=Term(8))
+    world.pass_time(BATCH_S)
+    world.report("alice", file, instance=b"1")
+    world.pass_time(3 * BATCH_S)
+    assert world.logged() == {(file, "alice"), (other, "alice")}, "who has not spoken to the new leader has time to"
+    world.report("alice", instance=b"1")
+    world.report("alice", other, instance=b"2")
+    world.pass_time(OPEN_S)
+    assert world.logged() == {(other, "alice")}
+    for number in range(OPENS_INSTANCES_MAX):
+        world.report("bob", file, instance=b"%d" % number)
+    with pytest.raises(QueueFullError, match="OPENS_INSTANCES_MAX"):
+        world.report("bob", file, instance=b"one more")
 
 
 async def test_a_message_that_is_turned_away_is_made_again() -> None:
