@@ -26,6 +26,7 @@ from hypercluster.client.live.ports import Applied, Process
 from hypercluster.client.live.publishing import Publishing
 from hypercluster.client.live.replica import Replica
 from hypercluster.client.live.shelf import Shelf
+from hypercluster.client.live.store import DurableReader
 from hypercluster.client.nodes import Nodes
 from hypercluster.client.worker import feed
 from hypercluster.client.worker.snapshots import snapshot
@@ -33,6 +34,7 @@ from hypercluster.client.worker.state import FAILURE_RECORD, Failure, WorkerStat
 from hypercluster.client.worker.thread import MirrorThread
 from hypercluster.errors import DamagedError, HistoryChangedError, HyperClusterError, check
 from hypercluster.pb.v1.workspace_command_pb2 import LogRecord
+from hypercluster.state_machine.workspace.transfer import verify_tree
 
 TURN_S = 0.002  # the loop is given back after so long
 SLICE_RECORDS_MAX = 256
@@ -71,6 +73,7 @@ class Follower:
         self._ahead = Ahead(cache, source, confirmed_index, self._came.set)
         self._filler = Filler(cache, source)
         self._came_whole = asyncio.Event()  # a tree whose content may not be here
+        self._unchecked: DurableReader | None = None  # what a former run left
         self._watching: asyncio.Task[None] | None = None
         self._next_node = int.from_bytes(os.urandom(2), "big")
         self._unflushed = asyncio.Event()
@@ -79,6 +82,7 @@ class Follower:
         self.has_tree = asyncio.Event()
         self.state = WorkerState.STARTING
         self.failure: Failure | None = None
+        self._fetches_anew = False
         self.cluster_index = 0
         self.snapshots = 0
         self.last_problem = ""
@@ -98,6 +102,7 @@ class Follower:
             return
         self._adopt(Replica(store, self._cache, self._shelf.workspace_id))
         self._publishing.move_to(self.replica.log_index)
+        self._unchecked = store.durable()
         kept = store.record(FAILURE_RECORD)
         if kept is not None:
             self._stop(Failure(**json.loads(kept)))
@@ -109,10 +114,13 @@ class Follower:
             group.create_task(self._flush_loop())
             group.create_task(self._follow())
             group.create_task(self._fill_loop())
+            group.create_task(self._check_found())
 
     async def close(self) -> None:
         """After `run` has ended."""
         await self._ahead.close()
+        if self._unchecked is not None:
+            self._unchecked.close()
         if self._replica is not None:
             if self.failure is None or self.failure.kept:
                 await self._disk(self._flush)
@@ -136,17 +144,40 @@ class Follower:
         if self._watching is not None:
             self._watching.cancel()
 
+    async def _check_found(self) -> None:
+        """What a former run left is read at once, and in the meantime added up: a disk may have changed it."""
+        found = self._unchecked
+        if found is None:
+            return
+        checked = await asyncio.to_thread(verify_tree, found, self._shelf.workspace_id)
+        found.close()
+        if checked is None or not checked.sound:
+            words = "the tree on this host's disk does not add up to its root: fetch it anew"
+            self._fail(Failure(self.replica.log_index + 1, errno.EIO, words, kept=True))
+
     async def clear_failure(self, *, rebuild: bool) -> None:
-        """The operator's word that a failure is understood. With `rebuild` the tree is fetched anew."""
+        """The operator's word that a failure is understood. With `rebuild` the tree is fetched anew: it stays
+        read-only, and this waits, until it is there."""
         replica = self.replica
         replica.put_record(FAILURE_RECORD, None)
         if rebuild:
             replica.put_record("state", None)
         await self._disk(replica.flush)
-        self.failure = None
-        self._inbox = Inbox(replica.log_index)
-        self._publishing.go_on()
+        if not rebuild:
+            self._go_on()
+            self._inbox = Inbox(replica.log_index)
+        self._fetches_anew = rebuild
         self._cleared.set()
+        if self._watching is not None:
+            self._watching.cancel()
+        while self._fetches_anew:
+            self.has_tree.clear()
+            await self.has_tree.wait()
+
+    def _go_on(self) -> None:
+        self.failure = None
+        self._fetches_anew = False
+        self._publishing.go_on()
 
     # --- the log ------------------------------------------------------------------------------------
 
@@ -168,7 +199,7 @@ class Follower:
     async def _follow(self) -> None:
         pause_s = PAUSE_S[0]
         while True:
-            if self.failure is not None:
+            if self.failure is not None and not self._fetches_anew:
                 self._cleared.clear()
                 await self._cleared.wait()
             nodes = self._nodes.settings.nodes
@@ -256,6 +287,8 @@ class Follower:
                 await self._disk(building.give_up)
             raise
         self.snapshots += 1
+        if self._fetches_anew:
+            self._go_on()
         self._adopt(Replica(store, self._cache, self._shelf.workspace_id))
         await self._tell(Applied(log_index, (), (), (), None, everything=True))
         await self._disk(partial(self._shelf.remove_others, store))

@@ -134,6 +134,9 @@ class Building:
         for directory, name, entry in TreeView(self._store, self._workspace_id).all_entries():
             place = place_prefix(self._workspace_id, entry.inode_id) + directory + name
             places.append(Change(Family.META, place, b""))
+            if len(places) >= FLUSH_CHANGES:
+                self._write(places)
+                places = []
         self._write(places)
         self._store.put_record("state", READY)
         self._store.flush_now()

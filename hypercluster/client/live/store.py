@@ -12,8 +12,9 @@ Threads: one at a time under the tree's lock, except `flush`, which runs beside 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
+from threading import Lock
 from typing import Final
 
 import lmdb
@@ -31,6 +32,7 @@ SCAN_PAIRS: Final = 512  # a longer scan reads on as it is asked
 FAMILIES: Final = [bytes([family]) for family in Family]  # LMDB knows no empty key
 
 Value = bytes | None  # None: deleted
+Stored = Callable[["lmdb.Transaction[bytes]", bytes, bytes], Iterator[tuple[bytes, bytes]]]
 
 
 class _Layer:
@@ -61,6 +63,46 @@ class _Layer:
 
     def __len__(self) -> int:
         return sum(map(len, self.values)) + len(self.records)
+
+
+class DurableReader:
+    """A `Reader` of what was on disk at one moment. One thread uses it, any may close it: its scans then end with an
+    OSError."""
+
+    def __init__(self, transaction: lmdb.Transaction[bytes], stored: Stored, pairs: lmdb._Database) -> None:
+        self._transaction = transaction
+        self._stored = stored
+        self._pairs = pairs
+        self._turn = Lock()
+        self._open = True
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        with self._turn:
+            self._check_open()
+            return self._transaction.get(FAMILIES[family] + key, db=self._pairs)
+
+    def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        check(not reverse, "what is durable is read forwards")
+        mark = FAMILIES[family]
+        start, end = mark + start, mark + end
+        while True:
+            with self._turn:
+                self._check_open()
+                pairs = list(islice(self._stored(self._transaction, start, end), SCAN_PAIRS))
+            yield from pairs
+            if len(pairs) < SCAN_PAIRS:
+                return
+            start = mark + pairs[-1][0] + b"\0"
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise OSError("the reader was closed")
+
+    def close(self) -> None:
+        """Idempotent."""
+        with self._turn:
+            self._open = False
+            self._transaction.abort()
 
 
 class TreeStore:
@@ -124,6 +166,10 @@ class TreeStore:
                     if key >= end:
                         return
                     yield key[1:], value
+
+    def durable(self) -> DurableReader:
+        """What is on disk now, for a reader in a thread of its own; closed before the store is."""
+        return DurableReader(self._environment.begin(), self._stored, self._pairs)
 
     def write(self, changes: Iterable[Change]) -> None:
         put = self._active.put

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import random
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from hypercluster.client import content as content_module
 from hypercluster.client.chunking import split
 from hypercluster.client.live import chunk_cache, opens, replica
 from hypercluster.client.live import following as following_module
@@ -24,6 +24,8 @@ from hypercluster.pb.v1 import command_pb2
 from hypercluster.pb.v1 import coordination_command_pb2 as lock_pb
 from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
 from hypercluster.pb.v1.workspace_command_pb2 import FileCommand, LogBatch
+from hypercluster.state_machine.workspace.queries import read_inode
+from hypercluster.state_machine.workspace.records import inode_key
 from tests.fakes.site_node import SiteNode
 from tests.fakes.waiting import eventually, never
 from tests.unit.client.live.trees import (
@@ -415,27 +417,29 @@ async def test_content_of_a_snapshot_pushes_nothing_out(tmp_path: Path) -> None:
             assert tree.status().chunk_bytes >= before
 
 
-async def test_content_that_is_gone_everywhere_is_waited_out(tmp_path: Path) -> None:
+async def test_content_that_is_gone_everywhere_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The chunk was overwritten and collected while this worker was behind: the read finds the later content."""
+    monkeypatch.setattr(content_module, "FETCH_ROUNDS", 1)
     site = founded()
     inode_id = site.file(b"f")
     old, new = b"old" * 5_000, b"new" * 5_000
     site.done(ops.chunk_put(old))
     old_hash, new_hash = blake3(old).digest(), blake3(new).digest()
     site.done(ops.write_pieces(inode_id, 0, [(old_hash, 0, len(old))]))
-    async with SiteNode(site) as node, contextlib.AsyncExitStack() as stack:
+    async with SiteNode(site) as node:
         node.absent = {old_hash}
-        node.spoiled = {new_hash}
-        tree = await stack.enter_async_context(following(node, tmp_path / "a"))
-        assert tree.view.node(inode_id).size == len(old)
-        site.done(ops.chunk_put(new))
-        site.done(ops.write_pieces(inode_id, 0, [(new_hash, 0, len(new))]))
-        await node.tell()
-        reading = asyncio.create_task(read(tree, inode_id))
-        await eventually(lambda: {old_hash, new_hash} <= set(node.fetched), "both are asked for")
-        assert not reading.done()
-        node.spoiled = set()
-        assert await asyncio.wait_for(reading, 30) == new
+        async with following(node, tmp_path / "a") as tree:
+            await eventually(lambda: tree.status().state == "live", "it follows")
+            node.mute = True
+            site.done(ops.chunk_put(new))
+            site.done(ops.write_pieces(inode_id, 0, [(new_hash, 0, len(new))]))
+            reading = asyncio.create_task(read(tree, inode_id))
+            await eventually(lambda: old_hash in node.fetched, "the old content is asked for")
+            await never(reading.done, "a read ended before the tree had moved on", 0.3)
+            assert tree.view.node(inode_id).size == len(old)
+            node.mute = False
+            await node.tell()
+            assert await asyncio.wait_for(reading, 30) == new
 
 
 async def test_an_operation_whose_content_is_gone_is_passed(tmp_path: Path) -> None:
@@ -603,6 +607,30 @@ async def test_the_end_of_a_catch_up_compares_roots(tmp_path: Path, behind: bool
         async with following(node, tmp_path / "a") as tree:
             await eventually(lambda: "the cluster has" in tree.view.read_only_reason, "the tree stops")
             assert tree.status().error_log_index == site.header.log_index
+
+
+@pytest.mark.req("WS-5")
+async def test_a_tree_that_a_disk_has_changed_is_noticed(tmp_path: Path) -> None:
+    async with SiteNode(founded()) as node:
+        async with following(node, tmp_path / "a") as tree:
+            inode_id = await create(tree, b"f")
+        async with following(node, tmp_path / "a") as tree:
+            await eventually(lambda: not tree._follower._unchecked._open, "it was looked at")  # type: ignore[union-attr]
+            assert tree.view.read_only_reason == ""
+        (found,) = (tmp_path / "a").glob("tree-*")
+        store = live_store.TreeStore(str(found))
+        inode = read_inode(store, node.site.workspace_id, inode_id)
+        assert inode is not None
+        inode.mode ^= 0o111
+        key = inode_key(node.site.workspace_id, inode_id)
+        store.write([replica.Change(replica.Family.TREE, key, inode.place + inode.encode())])
+        store.flush_now()
+        store.close()
+        async with following(node, tmp_path / "a") as tree:
+            await eventually(lambda: "add up" in tree.view.read_only_reason, "the tree stops")
+            await tree.clear_failure(rebuild=True)
+            await asyncio.wait_for(tree.barrier(), 20)
+            assert tree.view.node(inode_id).mode == 0o644
 
 
 @pytest.mark.req("WS-5")
