@@ -13,7 +13,14 @@ from dataclasses import dataclass
 ALL = ("*",)
 
 # Operations a second that each workload asks for: together well above what a run needs, and small enough to check.
-RATES: Mapping[str, float] = {"register": 90.0, "set": 30.0, "counter": 30.0, "files": 60.0, "reads": 60.0}
+RATES: Mapping[str, float] = {
+    "register": 90.0,
+    "set": 30.0,
+    "counter": 30.0,
+    "files": 60.0,
+    "reads": 60.0,
+    "locks": 40.0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +31,7 @@ class Scenario:
     name: str
     words: str
     nemeses: tuple[str, ...] = ALL
-    workloads: tuple[str, ...] = ("register", "set", "counter", "files", "reads")
+    workloads: tuple[str, ...] = ("register", "set", "counter", "files", "reads", "locks")
     cluster: str = "switch"
     nodes: int = 3
     duration_s: float = 60.0
@@ -83,6 +90,13 @@ SCENARIOS = _table(
         "disks",
         "slow and failing syncs, full disks, power cuts",
         nemeses=("sync-slow", "sync-fails", "disk-full", "power-one", "power-minority", "power-all"),
+    ),
+    Scenario(
+        "locks",
+        "holders that sleep, die and are cut off, and what their old tokens can do",
+        nemeses=("kill-leader", "kill-one", "pause-leader", "partition-leader", "partition-halves", "partition-ring"),
+        workloads=("locks", "files"),
+        duration_s=90.0,
     ),
     Scenario("clocks", "clocks that jump and drift", nemeses=("clock-jump", "clock-drift")),
     Scenario(

@@ -14,6 +14,7 @@ from chaos.checkers.exactly_once import ExactlyOnceChecker
 from chaos.checkers.index_order import IndexOrderChecker
 from chaos.checkers.keyed import COUNTER, REGISTER
 from chaos.checkers.levels import LevelsChecker
+from chaos.checkers.locks import LocksChecker
 from chaos.checkers.paths import PATHS
 from chaos.checkers.progress import ProgressChecker
 from chaos.checkers.sets import SetChecker
@@ -37,6 +38,7 @@ CHECKERS: dict[str, WorkloadChecker] = {
         AppendOrderChecker(),
         ExactlyOnceChecker(),
         WorkspaceChecker(),
+        LocksChecker(),
         ProgressChecker(),
     )
 }

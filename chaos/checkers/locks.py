@@ -114,7 +114,7 @@ def _grants(operations: Sequence[Operation], findings: Findings) -> list[Grant]:
         if token in grants:
             findings.wrong(f"token {token} was granted twice: {grants[token].describe()}; {operation.describe()}")
             continue
-        kind = str(_asked(operation, "kind")) if operation.op == "acquire" else "exclusive"
+        kind = str(_asked(operation, "kind"))
         permits = operation.number("permits") or 0
         grants[token] = Grant(token, operation, operation.key, kind, permits, operation.text("worker"))
     for operation in operations:

@@ -30,5 +30,6 @@ WORKLOADS: dict[str, Workload] = dict(
         _named("counter", "increment", "read"),
         _named("files", "create", "append", "overwrite", "rename", "unlink", "mkdir", "rmdir", "read_file"),
         _named("reads", "read"),
+        _named("locks", "acquire", "renew", "release", "write"),
     )
 )

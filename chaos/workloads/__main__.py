@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 def scripts() -> dict[str, Callable[[], Script]]:
     from chaos.workloads.counter import Counter
     from chaos.workloads.files import Files
+    from chaos.workloads.locks import Locks
     from chaos.workloads.reads import Reads
     from chaos.workloads.register import Register
     from chaos.workloads.unique_set import UniqueSet
 
-    return {"register": Register, "set": UniqueSet, "counter": Counter, "files": Files, "reads": Reads}
+    return {"register": Register, "set": UniqueSet, "counter": Counter, "files": Files, "reads": Reads, "locks": Locks}
 
 
 async def run(plan: LoadPlan, parent: int) -> None:

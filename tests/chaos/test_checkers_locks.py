@@ -31,7 +31,8 @@ class Locks:
 
     def use(self, op: str, called: int, returned: int, token: int, **more: Any) -> Locks:
         result = more.pop("result", None)
-        self.book.note(op, called, returned, {"token": token, "lock_id": token}, result, **more)
+        asked = {"token": token, "lock_id": token, "kind": "exclusive"}
+        self.book.note(op, called, returned, asked, result, **more)
         return self
 
     def refused(self, called: int, returned: int) -> Locks:

@@ -1,0 +1,218 @@
+"""Locks: a few hot files that many clients lock, write under their token, let go, forget and come back to.
+
+Owns: what a client does next with the lock it has, and the pauses: now and then a holder stops renewing for longer
+than TTL and grace, and then writes with the token it remembers.
+Never: the library's own lease loop; every renewal is an operation of the history, sent when the workload says so.
+Invariants: a client holds or waits for one lock at a time; what it knows of it is what answers said; a lock whose
+client ended is left to expire, or taken over by another client (WS-43) under a new token. All clients of a process are
+one worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from chaos.workloads.logical import LogicalClient, NotDoneError
+from chaos.workloads.operations import Answer, Bench, Operation
+from chaos.workloads.plan import setting, tag_of
+from chaos.workloads.tree import record_of
+from hypercluster.client.answers import raise_unless_ok
+from hypercluster.client.file_ops import FileOps
+from hypercluster.client.stubs import coordination_service
+from hypercluster.client.workspace import Workspace
+from hypercluster.errors import OutcomeUnknownError
+from hypercluster.limits import LOCK_GRACE_MS, LOCK_TTL_MS
+from hypercluster.pb.v1 import command_pb2 as command_pb
+from hypercluster.pb.v1 import coordination_command_pb2 as lock_pb
+from hypercluster.pb.v1 import coordination_pb2 as event_pb
+
+WORKER = "one"  # in the history; the certificate of all these clients is one
+LOCK_LANE = 6
+WAIT_MS = 1_500
+LOOK_S = 0.05  # between two looks at a request that waits
+LOST_S = 2.0  # how much later than the cluster a wait is given up
+RENEW_S = LOCK_TTL_MS / 3_000
+PAUSE_S = (LOCK_TTL_MS + LOCK_GRACE_MS) / 1_000 + 1.0
+PAUSED = 0.03  # share of the turns of a holder in which it falls asleep
+LEFT_KEPT = 20
+
+KINDS = {"exclusive": lock_pb.LOCK_KIND_EXCLUSIVE, "shared": lock_pb.LOCK_KIND_SHARED}
+
+
+@dataclass(slots=True)
+class Held:
+    """What a client believes to hold."""
+
+    key: str
+    kind: str
+    lock_id: int
+    token: int
+    renewed_s: float
+    asleep_until_s: float = 0.0
+
+
+class Locks:
+    def __init__(self) -> None:
+        self._held: dict[str, Held] = {}  # by the client's name
+        self._left: deque[Held] = deque(maxlen=LEFT_KEPT)  # by clients that ended
+        self._handles = itertools.count(1)
+        self._records = itertools.count(1)
+
+    async def prepare(self, bench: Bench) -> None:
+        plan = bench.plan
+        self._rng = random.Random(bench.rng.getrandbits(64))
+        count = setting(plan, "targets", 3, 1, 100)
+        self._paused = setting(plan, "paused_percent", int(PAUSED * 100), 0, 100) / 100
+        label = f"locks-{tag_of(plan.seed)}"
+
+        async def begin(who: LogicalClient) -> None:
+            taken = {summary.name for summary in await who.client.workspaces()}
+            name = next(n for n in (f"{label}.{i}" for i in itertools.count()) if n not in taken)
+            workspace = await who.client.create_workspace(name)
+            made = [await workspace.ops.create(bytes(16), b"target-%d" % number) for number in range(count)]
+            self._workspace_id, self._name = workspace.workspace_id, name
+            self._inodes = {f"target-{number}": done.inode_id for number, done in enumerate(made)}
+
+        await bench.until_done(begin)
+
+    # --- what comes next ----------------------------------------------------------------------------
+
+    async def draw(self, who: LogicalClient, turn: int) -> Operation | None:
+        self._bury(who)
+        held = self._held.get(who.name)
+        now_s = time.monotonic()
+        if held is None:
+            return self._draw_free(who)
+        if held.asleep_until_s > now_s:
+            return None
+        if held.asleep_until_s:  # it wakes, and knows nothing of the time that has passed
+            held.asleep_until_s = 0.0
+            return self._write(held)
+        if self._rng.random() < self._paused:
+            held.asleep_until_s = now_s + PAUSE_S
+            return None
+        if now_s - held.renewed_s > RENEW_S:
+            return self._renew(held)
+        return self._write(held) if self._rng.random() < 0.7 else self._release(held)
+
+    def _draw_free(self, who: LogicalClient) -> Operation:
+        if self._left and self._rng.random() < 0.2:
+            return self._reclaim(self._left.popleft())
+        key = self._rng.choice(sorted(self._inodes))
+        kind = "exclusive" if self._rng.random() < 0.75 else "shared"
+        return self._acquire(key, kind, wait=self._rng.random() < 0.7)
+
+    def _bury(self, who: LogicalClient) -> None:
+        """Of the clients that had this one's place before: "locks-7-w3.1" of "locks-7-w3.2"."""
+        place = who.name.rpartition(".")[0]
+        for name in [name for name in self._held if name.rpartition(".")[0] == place and name != who.name]:
+            self._left.append(self._held.pop(name))
+
+    # --- operations ---------------------------------------------------------------------------------
+
+    def _acquire(self, key: str, kind: str, *, wait: bool) -> Operation:
+        handle_id = next(self._handles)
+        target = lock_pb.LockTarget(inode_id=self._inodes[key])
+        op = lock_pb.LockAcquire(
+            target=target, kind=KINDS[kind], handle_id=handle_id, wait=wait, wait_ms=WAIT_MS if wait else 0
+        )
+
+        async def run(who: LogicalClient) -> Answer:
+            called_s = time.monotonic()
+            ack = await self._command(who, lock_pb.CoordinationCommand(lock_acquire=op), "acquire")
+            extra: dict[str, object] = {"worker": WORKER, "immediate": True}
+            token, renewed_s = ack.token, called_s
+            if ack.state == lock_pb.LOCK_STATE_QUEUED:
+                extra = {"worker": WORKER, "queued_ns": time.monotonic_ns()}
+                token, renewed_s = await self._granted(who, ack.lock_id), 0.0
+            self._held[who.name] = Held(key, kind, ack.lock_id, token, renewed_s)
+            return Answer({"token": token, "lock_id": ack.lock_id}, extra)
+
+        return Operation("acquire", key, run, {"kind": kind, "wait": wait})
+
+    async def _granted(self, who: LogicalClient, lock_id: int) -> int:
+        """The token, once the wait is over. Raises NotDoneError when it ended without a grant."""
+        workspace = Workspace(who.client, self._workspace_id, self._name)
+        until_s = time.monotonic() + WAIT_MS / 1_000 + LOST_S
+        while time.monotonic() < until_s:
+            found = [lock for lock in await workspace.locks() if lock.lock_id == lock_id]
+            if not found:
+                raise NotDoneError("WAIT_ENDED")
+            if found[0].token:
+                return found[0].token
+            await asyncio.sleep(LOOK_S)
+        raise OutcomeUnknownError("the wait did not end in its time")
+
+    def _reclaim(self, left: Held) -> Operation:
+        op = lock_pb.LockReclaim(lock_id=left.lock_id, token=left.token, handle_id=next(self._handles))
+
+        async def run(who: LogicalClient) -> Answer:
+            ack = await self._command(who, lock_pb.CoordinationCommand(lock_reclaim=op), "reclaim")
+            self._held[who.name] = Held(left.key, left.kind, ack.lock_id, ack.token, 0.0)
+            return Answer({"token": ack.token, "lock_id": ack.lock_id}, {"worker": WORKER})
+
+        asked = {"token": left.token, "lock_id": left.lock_id, "kind": left.kind}
+        return Operation("reclaim", left.key, run, asked)
+
+    def _renew(self, held: Held) -> Operation:
+        request = event_pb.RenewRequest(
+            workspace_id=self._workspace_id,
+            locks=[event_pb.LockRenewal(lock_id=held.lock_id, token=held.token)],
+        )
+
+        async def run(who: LogicalClient) -> Answer:
+            called_s = time.monotonic()
+            answer: event_pb.RenewResponse = await who.client.nodes.read(
+                lambda channel, timeout: coordination_service(channel).Renew(request, timeout=timeout), "renew"
+            )
+            if answer.locks[0].state == lock_pb.LOCK_STATE_FREE:
+                self._held.pop(who.name, None)
+                raise NotDoneError("LOCK_LOST")
+            held.renewed_s = called_s
+            return Answer()
+
+        return self._using("renew", held, run)
+
+    def _write(self, held: Held) -> Operation:
+        number = next(self._records)
+
+        async def run(who: LogicalClient) -> Answer:
+            guard = lock_pb.Guard(token=held.token)
+            ops = FileOps(who.client, self._workspace_id).guarded(lambda: [guard])
+            try:
+                done = await ops.append(self._inodes[held.key], record_of(f"{held.token}-{number}"))
+            except Exception as error:
+                if getattr(error, "reason", "") == "FENCED":
+                    self._held.pop(who.name, None)
+                raise
+            extra = {"log_index": done.log_index, "raft_index": done.raft_index, "workspace": self._name}
+            return Answer(None, extra)
+
+        return self._using("write", held, run)
+
+    def _release(self, held: Held) -> Operation:
+        op = lock_pb.LockRelease(lock_id=held.lock_id)
+
+        async def run(who: LogicalClient) -> Answer:
+            self._held.pop(who.name, None)
+            await self._command(who, lock_pb.CoordinationCommand(lock_release=op), "release")
+            return Answer()
+
+        return self._using("release", held, run)
+
+    def _using(self, name: str, held: Held, run: Callable[[LogicalClient], Awaitable[Answer]]) -> Operation:
+        return Operation(name, held.key, run, {"token": held.token, "lock_id": held.lock_id})
+
+    async def _command(self, who: LogicalClient, op: lock_pb.CoordinationCommand, what: str) -> lock_pb.LockAck:
+        command = command_pb.Command(coordination=op).SerializeToString()
+        settled = await who.client.lane(LOCK_LANE).submit(command, self._workspace_id)
+        raise_unless_ok(settled, what)
+        if settled.file is None:
+            raise OutcomeUnknownError(f"{what}: the acknowledgement has no details")
+        return settled.file.lock
