@@ -20,7 +20,7 @@ from hypercluster.pb.v1.workspace_command_pb2 import LogBatch, LogRecord
 from hypercluster.storage.archive.segment import SUFFIX, Segment, open_segment, read_segment, verify_segment
 from hypercluster.storage.disk import PosixDisk
 
-DAMAGED = 2
+EXIT_DAMAGED = 1
 
 
 @click.group()
@@ -63,7 +63,7 @@ def list_segments(data: Path, workspace: str, as_json: bool) -> int:
     for directory in _workspaces(data, workspace):
         for segment in _segments(directory):
             if isinstance(segment, str):
-                status = DAMAGED
+                status = EXIT_DAMAGED
                 click.echo(f"error: {segment}", err=True)
                 continue
             rows.append(
@@ -91,7 +91,7 @@ def list_segments(data: Path, workspace: str, as_json: bool) -> int:
 @click.option("--workspace", default="", metavar="ID", help="Only this one; the first characters of its id do.")
 @json_option
 def verify(data: Path, workspace: str, as_json: bool) -> int:
-    """Read everything: the hash of each segment, and the chain over all records. Exits 2 for damage."""
+    """Read everything: the hash of each segment, and the chain over all records. Exits 1 for damage."""
     answers = [_verify_one(directory) for directory in _workspaces(data, workspace)]
     damage = [words_ for answer in answers for words_ in answer["damage"]]  # type: ignore[attr-defined]
     if as_json:
@@ -102,7 +102,7 @@ def verify(data: Path, workspace: str, as_json: bool) -> int:
             click.echo(f"{answer['workspace']}  {answer['first']} to {answer['last']}{gaps}: {answer['verdict']}")
         for line in damage:
             click.echo(f"error: {line}", err=True)
-    return DAMAGED if damage else 0
+    return EXIT_DAMAGED if damage else 0
 
 
 def _verify_one(directory: Path) -> dict[str, object]:
@@ -148,7 +148,7 @@ def cat(data: Path, workspace: str, from_index: int, to_index: int) -> int:
         for segment in _segments(directory):
             if isinstance(segment, str):
                 click.echo(f"error: {segment}", err=True)
-                return DAMAGED
+                return EXIT_DAMAGED
             if segment.last_index < from_index or (to_index and segment.first_index > to_index):
                 continue
             for _, batch in read_segment(PosixDisk(), segment, from_index):

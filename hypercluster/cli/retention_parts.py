@@ -107,6 +107,7 @@ class RetentionParts:
             self.schedule,
             lambda: self.collection.progress,
             self.archiving.archive,
+            lambda: self.chunk_bytes.freed_bytes,
             self._history_id,
             partial(workspace_of, self._reader),
         )

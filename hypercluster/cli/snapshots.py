@@ -19,7 +19,7 @@ from hypercluster.client.snapshots import SnapshotCheck, list_snapshots, node_ma
 from hypercluster.errors import HyperClusterError, NotFoundError
 from hypercluster.pb.v1 import workspace_pb2
 
-UNSOUND = 2
+EXIT_UNSOUND = 1
 HELD_POLL_S = 0.2
 
 
@@ -141,7 +141,7 @@ def verify_command(
     timeout_s: float | None,
     settings: ClientSettings,
 ) -> int:
-    """Read a snapshot from each node, check who signed it, and compute its root anew. Exits 2 if one is not sound."""
+    """Read a snapshot from each node, check who signed it, and compute its root anew. Exits 1 if one is not sound."""
 
     async def work(client: Client) -> list[SnapshotCheck]:
         workspace = await client.open_workspace(name)
@@ -173,7 +173,7 @@ def verify_command(
         for check in checks:
             words = check.problem or f"sound, {count(check.records)} records, signed by {check.signed_by or 'nobody'}"
             click.echo(f"{check.address}  log_index {count(check.log_index)}  {words}")
-    return UNSOUND if any(check.problem for check in checks) else 0
+    return EXIT_UNSOUND if any(check.problem for check in checks) else 0
 
 
 COMMANDS = (snapshot,)

@@ -81,6 +81,7 @@ class ChunkBytes:
         self._due_s = self._walk_due_s = self._reclaim_due_s = 0.0
         self._reclaiming = False
         self._deleted = False
+        self.freed_bytes = 0  # since the node was started
 
     def put(self, chunk_hash: ChunkHash, content: bytes) -> bool:
         self._found.pop(chunk_hash, None)
@@ -149,6 +150,7 @@ class ChunkBytes:
             elif error is not None:
                 self._on_fatal(error)
             elif freed and freed[0]:
+                self.freed_bytes += freed[0]
                 self._metrics.gc_freed_bytes.inc(freed[0])
                 self._deleted = True  # there may be another segment
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final, Protocol
 
 from hypercluster.credentials.certificates import KeyPair
@@ -21,7 +22,7 @@ from hypercluster.state_machine.outcome import MarkedSnapshot
 from hypercluster.state_machine.store import Family, Reader
 from hypercluster.state_machine.workspace import queries
 from hypercluster.state_machine.workspace.records import prefix_end
-from hypercluster.state_machine.workspace.snapshots import read_snapshot
+from hypercluster.state_machine.workspace.snapshots import newest_snapshot, read_snapshot
 from hypercluster.state_machine.workspace.transfer import EXPORTED_FAMILIES
 from hypercluster.storage.rocks import HeldRecords
 from hypercluster.storage.runner import Runner
@@ -35,6 +36,7 @@ STEP_RECORDS: Final = 1_000
 WAITING_MAX: Final = 64  # workspaces whose records are held while another is written
 LOOK_S: Final = 5.0
 DROPS_A_LOOK: Final = 64
+WORKSPACES_A_LOOK: Final = 64
 
 
 class Hold(Protocol):
@@ -76,6 +78,7 @@ class TreeSnapshots:
         self._busy = False  # a job of ours is with the runner
         self._sweep_due = True  # what a killed writer left
         self._look_due_s = 0.0
+        self._after = b""  # place of the workspace looked at last
         self._closed = False
 
     # -- writing ----------------------------------------------------------------------------------
@@ -163,8 +166,28 @@ class TreeSnapshots:
         gone = [found for found in self.store.held() if self._is_dropped(*found)][:DROPS_A_LOOK]
         if gone:
             self._submit(lambda: self._drop(gone), self._dropped)
-        else:
-            self._go_on()
+            return
+        self._make_again()
+        self._go_on()
+
+    def _make_again(self) -> None:
+        """What this node lacks of newest snapshots, as it was stopped while it wrote one, and can still make: as long
+        as nothing has changed, the tree is that of the mark."""
+        pairs = list(islice(queries.scan_workspaces(self._reader, self._after), WORKSPACES_A_LOOK))
+        self._after = pairs[-1][0] if len(pairs) == WORKSPACES_A_LOOK else b""
+        lacking: list[MarkedSnapshot] = []
+        for _, workspace_id in pairs:
+            newest = newest_snapshot(self._reader, workspace_id)
+            if newest is None or self.store.find(workspace_id, newest.log_index) is not None:
+                continue
+            header = queries.read_header(self._reader, workspace_id)
+            busy = workspace_id in self._waiting or (
+                self._writing is not None and self._writing.marked.workspace_id == workspace_id
+            )
+            if header is not None and header.log_index == newest.log_index and not busy:
+                lacking.append(MarkedSnapshot(workspace_id, header.log_index, header.root))
+        if lacking:
+            self.marked(lacking)
 
     def _is_dropped(self, workspace_id: bytes, log_index: int) -> bool:
         manifest = self.store.find(workspace_id, log_index)

@@ -59,6 +59,7 @@ class SnapshotParts:
     schedule: Retention
     progress: Callable[[], Progress]
     archive: OplogArchive
+    freed_bytes: Callable[[], int]  # of chunks, deleted from this node's disk
     history_id: bytes
     header: Callable[[bytes, Call], Header]
 
@@ -103,6 +104,7 @@ class SnapshotCalls:
             gc_rounds=progress.rounds,
             gc_examined=progress.examined + progress.last_examined,
             gc_candidates=progress.last_candidates,
+            gc_freed_bytes=parts.freed_bytes(),
             archive_first=archived[0].first_index if archived else 0,
             archive_last=archived[-1].last_index if archived else 0,
             archive_bytes=parts.archive.size_bytes,

@@ -8,7 +8,8 @@ by a node of the cluster, and names the index and the root of every piece.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator
 from typing import Final
 
 import grpc
@@ -22,9 +23,10 @@ from hypercluster.log.snapshot_manifest import open_manifest, verified
 from hypercluster.pb.v1 import workspace_pb2
 
 RESUMED_MAX: Final = 8  # times in a row, without a piece between
+RESUME_PAUSE_S: Final = 0.1  # times the number of failures in a row
 
 
-async def live_tree(nodes: Nodes, address: str, workspace_id: bytes) -> AsyncIterator[workspace_pb2.TreeSnapshotPiece]:
+async def live_tree(nodes: Nodes, address: str, workspace_id: bytes) -> AsyncGenerator[workspace_pb2.TreeSnapshotPiece]:
     """The tree as this node has it now, up to and including the piece marked last. Raises NoQuorumError if the node
     stops before it."""
     request = workspace_pb2.TreeSnapshotRequest(workspace_id=workspace_id, live=True)
@@ -32,7 +34,7 @@ async def live_tree(nodes: Nodes, address: str, workspace_id: bytes) -> AsyncIte
         yield piece
 
 
-async def snapshot(nodes: Nodes, address: str, workspace_id: bytes) -> AsyncIterator[workspace_pb2.TreeSnapshotPiece]:
+async def snapshot(nodes: Nodes, address: str, workspace_id: bytes) -> AsyncGenerator[workspace_pb2.TreeSnapshotPiece]:
     """The newest snapshot from which the log goes on, or the live tree where a node has none. A stored one goes on with
     another node if this one stops. Raises an error of our tree, and DamagedError for a manifest that is not right."""
     request = workspace_pb2.TreeSnapshotRequest(workspace_id=workspace_id)
@@ -55,11 +57,12 @@ async def snapshot(nodes: Nodes, address: str, workspace_id: bytes) -> AsyncIter
             failures += 1
             if not request.from_page or failures > RESUMED_MAX:
                 raise
+            await asyncio.sleep(RESUME_PAUSE_S * failures)
 
 
 async def stored_snapshot(
     nodes: Nodes, address: str, workspace_id: bytes, log_index: int
-) -> AsyncIterator[tuple[workspace_pb2.TreeSnapshotPiece, str]]:
+) -> AsyncGenerator[tuple[workspace_pb2.TreeSnapshotPiece, str]]:
     """One stored snapshot of one node, and with its first piece who signed it. Raises NotFoundError if the node does
     not hold it, DamagedError for a manifest that is not right."""
     request = workspace_pb2.TreeSnapshotRequest(workspace_id=workspace_id, log_index=log_index)
@@ -73,7 +76,7 @@ async def stored_snapshot(
 
 async def _pieces(
     nodes: Nodes, address: str, request: workspace_pb2.TreeSnapshotRequest
-) -> AsyncIterator[workspace_pb2.TreeSnapshotPiece]:
+) -> AsyncGenerator[workspace_pb2.TreeSnapshotPiece]:
     call = workspace_service(nodes.channel(address)).TreeSnapshot(request)
     try:
         piece: workspace_pb2.TreeSnapshotPiece

@@ -179,14 +179,23 @@ def test_what_a_stopped_node_was_writing_is_swept_and_a_replayed_mark_writes_not
     assert world.store.page_count > 0
     world.restart()
     assert world.store.held() == []
-    world.work(lambda: world.store.page_count == 0)
     header = queries.read_header(world.state, world.workspace_id)
     assert header is not None
     again = MarkedSnapshot(world.workspace_id, header.log_index, header.root)
+    world.work(lambda: len(world.store.held()) == 1)  # nothing changed meanwhile, so it is made again
+    assert read_back(world.store, world.workspace_id, header.log_index) == world.tree()
     world.snapshots_here.marked([again])
-    world.work(lambda: len(world.store.held()) == 1)
-    world.snapshots_here.marked([again])
-    assert not world.runner.jobs, "it is there"
+    assert not world.snapshots_here._waiting, "it is there"
+    world.files(1)
+    lost = world.mark()
+    world.restart()
+    world.files(1)
+    for _ in range(40):
+        world.turns.pass_time(5)
+        world.snapshots_here.look()
+        while world.runner.jobs:
+            world.runner.run_one()
+    assert (world.workspace_id, lost) not in world.store.held(), "its tree is gone"
 
 
 def test_a_full_disk_costs_the_snapshot_and_not_the_node(world: Snapshooting, monkeypatch: pytest.MonkeyPatch) -> None:

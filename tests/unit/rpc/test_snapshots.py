@@ -61,6 +61,7 @@ class Serving(Snapshooting):
                 self.retention,
                 lambda: self.collection.progress,
                 archive,
+                lambda: 0,
                 HISTORY,
                 header,
             )
