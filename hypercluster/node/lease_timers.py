@@ -231,19 +231,21 @@ class LeaseTimers:
         lease.step = Step(row.workspace_id, row.lock_id, row.token, row.state, to_state, until_ns)
         return lease.step
 
-    def settle(self, steps: Sequence[Step], now_s: float) -> None:
-        """These were judged, or never will be: what `note` has not moved is due again soon."""
+    def settle(self, steps: Sequence[Step], now_s: float) -> list[Step]:
+        """These were judged, or never will be: what `note` has not moved is due again soon. Answers what it has."""
+        made: list[Step] = []
         for step in steps:
             lease = self._leases.get(step.lock_id)
-            if lease is None:
+            if lease is None or lease.step is not step:
+                made.append(step)
                 continue
-            if lease.step is step:
-                lease.step = None
-                # A renewal that came meanwhile counts: it is to find the lease before another expiry is proposed.
-                lease.due_s = max(lease.due_s, lease.asked_s + _SPAN_S[lease.row.state])
-                self._enter(lease, max(lease.due_s, now_s + RETRY_S))
+            lease.step = None
+            # A renewal that came meanwhile counts: it is to find the lease before another expiry is proposed.
+            lease.due_s = max(lease.due_s, lease.asked_s + _SPAN_S[lease.row.state])
+            self._enter(lease, max(lease.due_s, now_s + RETRY_S))
             if lease.row.state == QUEUED and lease.row.wait_until_ns:
                 heapq.heappush(self._ends, (lease.row.wait_until_ns, step.lock_id))
+        return made
 
     # -- reclaim (WS-43) ------------------------------------------------------------------------------------
 

@@ -160,13 +160,13 @@ class Leases:
         def answered(verdicts: Sequence[Verdict]) -> None:
             if term != self._tenure.term:
                 return
-            self.timers.settle(taken, self._clock.monotonic())
+            made = self.timers.settle(taken, self._clock.monotonic())
             lock_ids = [step.lock_id for step in taken]
             if not was_judged(verdicts):  # who waits for these asks again, and not at once
                 self._turns.call_at(self._turns.time() + RETRY_S, lambda: self._tell(lock_ids))
                 return
             self._tell(lock_ids)
-            self._count(taken)
+            self._count(made)
             self._flush()
 
         self._lane.propose(commands, answered)
