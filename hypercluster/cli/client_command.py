@@ -115,10 +115,18 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def show_result(result: FileResult, as_json: bool, what: str) -> None:
     """The acknowledgement of one file command."""
     if as_json:
-        found = {"log_index": result.log_index, "raft_index": result.raft_index, "root": result.root.hex()}
-        print_json({**found, "inode_no": result.inode_no, "committed_at": instant(result.committed_at_ns)})
+        found: dict[str, object] = {"log_index": result.log_index, "raft_index": result.raft_index}
+        found["root"] = result.root.hex()
+        found |= {"inode_no": result.inode_no, "committed_at": instant(result.committed_at_ns)}
+        print_json({**found, "hazard_log_index": result.hazard_index or None})
     else:
         click.echo(f"✓ {what}   log_index {count(result.log_index)}   root {result.root.hex()[:12]}…")
+    if result.hazard_index:
+        click.echo(
+            f"note: it may have undone another's operation at log_index {count(result.hazard_index)} "
+            "(see: hypercluster workspace hazards)",
+            err=True,
+        )
 
 
 def shown(name: bytes) -> str:

@@ -42,6 +42,9 @@ class FileResult:
     inode_no: int
     applied_offset: int = 0
     existed: bool = False
+    # Another client's operation that this one may have undone (WS-46): its log_index, 0 for none, and what they met in.
+    hazard_index: int = 0
+    hazard_kind: int = 0
 
 
 class FileOps:
@@ -101,6 +104,8 @@ class FileOps:
             ack.inode_no,
             ack.applied_offset,
             ack.existed,
+            ack.hazard.conflicting_log_index,
+            ack.hazard.kind,
         )
 
     # --- names --------------------------------------------------------------------------------------

@@ -116,6 +116,13 @@ class Lock:
         return self
 
     def _on_lost(self, _words: str) -> None:
+        """Cancels the body while it waits: a task that cancels itself would meet it only after this `async with`."""
+        if self._body is not None and self._body is asyncio.current_task():
+            asyncio.get_running_loop().call_soon(self._cancel_body)
+        else:
+            self._cancel_body()
+
+    def _cancel_body(self) -> None:
         if self._body is not None and not self._body.done():
             self._cancelled_body = self._body.cancel()
 
