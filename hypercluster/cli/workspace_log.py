@@ -1,6 +1,6 @@
-"""`hypercluster workspace log|history`: what was accepted, in order (WS-36, WS-61).
+"""`hypercluster workspace log|history|intent`: what was accepted, in order, and what became of a command (WS-4, WS-36).
 
-Owns: the two commands and the words for one operation.
+Owns: the three commands and the words for one operation.
 Never: reads anything but the op log. `history` shows what names an inode, under whatever path it stood then.
 """
 
@@ -11,12 +11,21 @@ import click
 from hypercluster.cli.client_command import json_option, print_json, run_client, shown
 from hypercluster.cli.client_command import timeout_option as timeout
 from hypercluster.cli.connection import connection_options
-from hypercluster.cli.words import instant
+from hypercluster.cli.main import EXIT_UNKNOWN
+from hypercluster.cli.words import count, instant
 from hypercluster.client.client import Client
+from hypercluster.client.intents import IntentOutcome
+from hypercluster.client.lane_types import Intent
 from hypercluster.client.settings import ClientSettings
 from hypercluster.errors import HistoryGoneError
 from hypercluster.pb.v1 import command_pb2
 from hypercluster.pb.v1.workspace_command_pb2 import LogRecord
+
+INTENT_WORDS = {
+    "in_flight": "it is on its way",
+    "not_found": "it was not done yet, and may still be, if it is on its way: run it again with --intent to be sure",
+    "forgotten": "it was judged too long ago: nobody can say how",
+}
 
 
 @click.command("log")
@@ -116,4 +125,34 @@ def history(
         click.echo(f"note: the log is kept from log_index {began}", err=True)
 
 
-COMMANDS = (log, history)
+@click.command("intent")
+@click.argument("key", metavar="KEY")
+@json_option
+@timeout
+@connection_options
+def intent(key: str, as_json: bool, timeout_s: float | None, settings: ClientSettings) -> int:
+    """Say what became of the command that an unknown outcome named as KEY. Exit code 3 while that is not known."""
+    try:
+        wanted = Intent.parse(key)
+    except ValueError as error:
+        raise click.UsageError(f"{key} is not an intent as an unknown outcome names it") from error
+
+    async def work(client: Client) -> IntentOutcome:
+        return await client.intent_outcome(wanted)
+
+    found = run_client(settings, work, timeout_s)
+    log_index = found.file.log_index if found.file is not None else 0
+    if as_json:
+        told = {"state": found.state, "as_of_raft_index": found.as_of_index, "reason": found.reason or None}
+        print_json({**told, "raft_index": found.raft_index or None, "log_index": log_index or None})
+    elif found.state == "committed" and found.reason == "OK":
+        where = f"log_index {count(log_index)}" if log_index else f"Raft index {count(found.raft_index)}"
+        click.echo(f"✓ it was done   {where}")
+    elif found.state == "committed":
+        click.echo(f"✗ it was refused: {found.reason.lower().replace('_', ' ')}")
+    else:
+        click.echo(f"{INTENT_WORDS[found.state]} (as of Raft index {count(found.as_of_index)})")
+    return 0 if found.state == "committed" else EXIT_UNKNOWN
+
+
+COMMANDS = (log, history, intent)

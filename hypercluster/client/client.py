@@ -24,6 +24,7 @@ from blake3 import blake3
 from hypercluster import errors
 from hypercluster.client.answers import raise_unless_ok
 from hypercluster.client.hub import Hub
+from hypercluster.client.intents import IntentOutcome, intent_outcome
 from hypercluster.client.lane_types import Intent, Journal
 from hypercluster.client.leases import Leases
 from hypercluster.client.nodes import Nodes
@@ -164,13 +165,13 @@ class Client:
 
     async def intent_status(self, intent: Intent) -> tuple[bool, int]:
         """(whether it was judged, as of which Raft index). "No" is final for that index only (WS-4): the command may
-        still be on its way."""
-        request = workspace_pb2.IntentStatusRequest(client_id=intent.client_id, client_seq=intent.seq)
-        answer: workspace_pb2.IntentStatusResponse = await self.nodes.read(
-            lambda channel, timeout: workspace_service(channel).IntentStatus(request, timeout=timeout),
-            "ask what became of a command",
-        )
-        return answer.intent == workspace_pb2.INTENT_STATE_COMMITTED, answer.state.applied_index
+        still be on its way. More is told by `intent_outcome`."""
+        found = await self.intent_outcome(intent)
+        return found.state == "committed", found.as_of_index
+
+    async def intent_outcome(self, intent: Intent) -> IntentOutcome:
+        """What became of a command, with its result if it was judged (WS-4)."""
+        return await intent_outcome(self, intent)
 
     # --- workspaces ---------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ class Shell:
         return found
 
 
-@pytest.mark.req("WS-61", "WS-24", "WS-28")
+@pytest.mark.req("WS-61", "WS-4", "WS-24", "WS-28")
 async def test_attributes_history_and_base_indexes(cluster: Cluster) -> None:
     shell = Shell(cluster)
 
@@ -75,6 +75,12 @@ async def test_attributes_history_and_base_indexes(cluster: Cluster) -> None:
         operations = [row["op"] for row in shell.rows("history", "paths", "renamed")]
         assert operations[:2] == ["create", "write"] and operations[-1] == "rename"
         assert operations.count("set_xattr") == 2 and operations.count("remove_xattr") == 1
+
+        done = shell.rows("log", "paths", "-n", "1")[0]
+        told = shell.row("intent", f"{done['client']}:{done['seq']}:0")
+        assert (told["state"], told["reason"], told["log_index"]) == ("committed", "OK", done["log_index"])
+        assert b"may still be" in shell.raw("intent", f"{done['client']}:{int(str(done['seq'])) + 1}:0", code=3)
+        shell.raw("intent", "nonsense", code=2)
 
     await asyncio.to_thread(work)
 
