@@ -126,16 +126,16 @@ def history(
 
 
 @click.command("intent")
-@click.argument("key", metavar="KEY")
+@click.argument("token", metavar="KEY")
 @json_option
 @timeout
 @connection_options
-def intent(key: str, as_json: bool, timeout_s: float | None, settings: ClientSettings) -> int:
+def intent(token: str, as_json: bool, timeout_s: float | None, settings: ClientSettings) -> int:
     """Say what became of the command that an unknown outcome named as KEY. Exit code 3 while that is not known."""
     try:
-        wanted = Intent.parse(key)
+        wanted = Intent.parse(token)
     except ValueError as error:
-        raise click.UsageError(f"{key} is not an intent as an unknown outcome names it") from error
+        raise click.UsageError(f"{token} is not an intent as an unknown outcome names it") from error
 
     async def work(client: Client) -> IntentOutcome:
         return await client.intent_outcome(wanted)

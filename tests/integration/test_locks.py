@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from hypercluster.client.client import Client
+from hypercluster.client.lane_types import S_NS, Intent, LaneSettings
 from hypercluster.client.leases import boot_ns
 from hypercluster.client.lock_guard import LockGuard
 from hypercluster.client.sync_client import SyncClient
@@ -28,6 +30,7 @@ from hypercluster.errors import (
     LockLostError,
     LockWaitOverError,
     MalformedError,
+    OutcomeUnknownError,
     RefusedError,
 )
 from hypercluster.pb.v1 import coordination_command_pb2 as lock_pb
@@ -441,3 +444,28 @@ async def test_what_is_written_through_a_reservation_is_announced(clients: tuple
         assert before.expires_ns == first_ns < after.expires_ns, "an upload renews what would end, and nothing before"
     assert await theirs.reservations() == []
     assert await reserved.current() == []
+
+
+@pytest.mark.req("WS-4", "D-8")
+async def test_an_open_outcome_is_closed_before_the_client_goes_on(cluster: Cluster) -> None:
+    impatient = LaneSettings(no_leader_ns=20 * S_NS, deadline_ns=2 * S_NS)
+    async with Client(replace(cluster.client_settings(), lane=impatient)) as client:
+        workspace = await client.create_workspace("open-outcomes")
+        await workspace.put("file", b"first")
+        inode_id = await workspace.inode_id("file")
+        stopped = [name for name in cluster.processes if name != await cluster.leader()]
+        for name in stopped:
+            cluster.pause(name)
+        try:
+            with pytest.raises(OutcomeUnknownError) as unknown:
+                await workspace.ops.append(inode_id, b" second")
+        finally:
+            for name in stopped:
+                cluster.resume(name)
+        intent = Intent.parse(unknown.value.__notes__[0])
+        await workspace.ops.append(inode_id, b" third")
+        found = await client.intent_outcome(intent)
+        assert found.state == "committed" and found.reason in {"OK", "ABANDONED"}
+        content = b"".join([block async for block in workspace.get("file")])
+        # Applied before what came next, or never.
+        assert content == (b"first second third" if found.reason == "OK" else b"first third")
