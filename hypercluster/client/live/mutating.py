@@ -147,6 +147,8 @@ class Mutator:
                 self._quorum.proven(begun_s)
             case Verdict.UNKNOWN if settled.intent is not None:
                 self._lanes.block(process, settled.intent)
+            case Verdict.NOT_DONE if settled.reason == command_pb.REASON_OUTCOME_UNKNOWN:
+                _refuse(errno.EROFS, f"{what}: {settled.message}")  # it stood behind one that is open, and was not sent
             case Verdict.NOT_DONE if recall is not None and recall.asked:
                 _refuse(errno.EINTR, f"{what}: recalled before it was sent")
         try:

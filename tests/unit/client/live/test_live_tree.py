@@ -306,6 +306,23 @@ async def test_an_outcome_that_stays_open_is_eio_and_stops_that_process_alone(tm
         assert node.seen[-1].client_id not in {key[0]} and len(lanes) == 4  # two processes, control, the new life
 
 
+@pytest.mark.req("WS-4")
+async def test_what_stands_behind_an_open_outcome_is_not_done(tmp_path: Path) -> None:
+    async with SiteNode(founded()) as node, following(node, tmp_path / "a", HASTY) as tree:
+        node.judges = False
+        # A lane the cluster does not know yet has one message out at a time: the second is not sent.
+        first = asyncio.create_task(create(tree, b"open", process=OTHER))
+        await eventually(lambda: node.seen, "the first is sent")
+        ends = await asyncio.gather(first, create(tree, b"behind", process=OTHER), return_exceptions=True)
+        assert [end.errno for end in ends if isinstance(end, OSError)] == [errno.EIO, errno.EROFS]
+        node.judges = True
+        await node.tell()
+        await eventually(lambda: not tree._lanes.of(OTHER).blocked, "the process goes on")
+        await create(tree, b"after", process=OTHER)
+        await tree.barrier()
+        assert [name for name, _ in tree.view.list(ROOT_ID)] == [b"after", b"open"]
+
+
 async def test_a_call_that_is_interrupted_before_it_was_sent_is_not_done(tmp_path: Path) -> None:
     async with SiteNode(founded()) as node, following(node, tmp_path / "a") as tree:
 
