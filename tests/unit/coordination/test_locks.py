@@ -180,6 +180,9 @@ def test_a_client_has_at_most_so_many(site: LockSite) -> None:
         site.held(1, f"n{number}")
     assert site.by(1, acquire("one-more")).reason == LIMIT
     site.held(1, "n0", S)  # converting one asks for no more
+    other = site.held(2, "others")
+    assert site.by(1, reclaim(other.lock_id, other.token)).reason == LIMIT
+    site.by(2, release(other.lock_id))
     site.held(2, "one-more")
     assert queries.lock_count(site.replica.store, site.workspace_id) == LOCKS_OF_CLIENT_MAX + 1
     assert len(queries.locks_of_client(site.replica.store, site.workspace_id, client(1))) == LOCKS_OF_CLIENT_MAX
@@ -242,9 +245,9 @@ def test_a_wait_ends_by_its_deadline_once_the_stamp_has_passed_it(site: LockSite
     assert row is not None and row.wait_until_ns == waiting.lock_id + 5_000_000
     early = step(waiting, QUEUED, FREE, row.wait_until_ns)
     assert site.steps(early) == 0
-    assert site.steps(step(waiting, QUEUED, FREE, row.wait_until_ns - 1)) == 0  # not the deadline it has
     while site.replica.machine.applied.last_stamp_ns + ENTRY_NS < row.wait_until_ns:
         site.by(3, acquire("other"))
+    assert site.steps(step(waiting, QUEUED, FREE, row.wait_until_ns - 1)) == 0  # not the deadline it has
     assert site.steps(early) == 1
     assert site.told() == [(turn.WAIT_ENDED, waiting.lock_id)]
 
@@ -302,6 +305,15 @@ def test_a_new_client_of_the_same_worker_takes_a_lock_over(site: LockSite) -> No
     assert site.by(11, release(held.lock_id)).reason == FENCED
     assert site.by(12, reclaim(held.lock_id, held.token)).reason == FENCED
     assert site.state(waiting) == QUEUED
+
+
+def test_without_a_worker_the_principal_decides(site: LockSite) -> None:
+    held = site.send(client(1), acquire("x"), worker="").lock
+    assert held is not None
+    assert site.by(2, reclaim(held.lock_id, held.token)).reason == FENCED
+    assert site.send(client(3), reclaim(held.lock_id, held.token), worker="").reason == 0
+    theirs = site.held(2, "y")
+    assert site.send(client(3), reclaim(theirs.lock_id, theirs.token), worker="").reason == FENCED
 
 
 def test_a_lock_in_its_grace_can_be_reclaimed_and_is_held_again(site: LockSite) -> None:
