@@ -45,5 +45,4 @@ def _holds(overlay: Overlay, workspace_id: bytes, guard: Guard, concerned: bytes
     else:
         target = None if concerned is None else Target(concerned, "")
     record = None if target is None else overlay.get(Family.COORDINATION, records.table_key(workspace_id, target))
-    # 0 is the token of those who wait.
-    return record is not None and guard.token > 0 and records.holds(record, guard.token)
+    return record is not None and records.holds(record, guard.token)

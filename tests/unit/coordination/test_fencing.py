@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from hypercluster.limits import GUARDS_MAX
 from hypercluster.pb.v1.command_pb2 import Command
 from hypercluster.pb.v1.coordination_command_pb2 import Guard
 from hypercluster.state_machine.coordination import queries
+from hypercluster.state_machine.coordination.fencing import judge_guards
 from hypercluster.state_machine.coordination.records import GRACE, HELD
 from hypercluster.state_machine.meta import genesis
 from hypercluster.state_machine.outcome import FENCED, FileOutcome
+from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Family, MemoryStore
 from hypercluster.state_machine.workspace.errnos import EEXIST
 from hypercluster.values import ClusterId, HistoryId
@@ -107,6 +110,14 @@ def test_all_of_several_guards_must_hold(site: LockSite, file_id: bytes) -> None
     assert site.by(1, guarded(ops.write(file_id, 0, b"1"), *both)).reason == 0
     site.by(1, release(b.lock_id))
     assert site.by(1, guarded(ops.write(file_id, 0, b"2"), *both)).reason == FENCED
+
+
+def test_more_guards_than_there_may_be_are_fenced_by_apply_itself(site: LockSite, file_id: bytes) -> None:
+    held = site.held(1, file_id)
+    overlay, good = Overlay(site.replica.store), Guard(token=held.token)
+    assert judge_guards(overlay, site.workspace_id, [good] * GUARDS_MAX, file_id) is None
+    refused = judge_guards(overlay, site.workspace_id, [good] * (GUARDS_MAX + 1), file_id)
+    assert refused is not None and refused.reason == FENCED
 
 
 @pytest.mark.req("D-17")
