@@ -1,4 +1,4 @@
-"""Makes a golden log: `python -m tests.golden.log.make tests/golden/log/v1`, or with `--workload locks` in v1-locks.
+"""Makes a golden log: `python -m tests.golden.log.make tests/golden/log/v1`, or another `--workload`, as locks in v1-locks.
 
 It holds recorded entries (`entries.bin`: each with its length in four bytes) and, per index, the digest after it
 (`digests.txt`). A release's log is made once and then replays to the same digests for ever (CL-17, OPS-5); a change
@@ -16,6 +16,7 @@ from hypercluster.state_machine.machine import Machine
 from hypercluster.state_machine.meta import genesis
 from hypercluster.state_machine.store import MemoryStore
 from hypercluster.values import ClusterId, HistoryId, Index, Term
+from tests.golden.log.claim_workload import claim_entries
 from tests.golden.log.lock_workload import lock_entries
 from tests.golden.log.workload import core_entries
 
@@ -25,6 +26,7 @@ TERM = Term(3)
 WORKLOADS: dict[str, Callable[[], Iterator[bytes]]] = {
     "core": lambda: core_entries(SEED, ENTRIES),
     "locks": lambda: lock_entries(SEED, LOCK_ENTRIES),
+    "claims": lambda: claim_entries(SEED, LOCK_ENTRIES),
 }
 
 
