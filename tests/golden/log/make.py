@@ -1,4 +1,4 @@
-"""Makes a golden log: `python -m tests.golden.log.make tests/golden/log/v1`, or another `--workload`, as locks in v1-locks.
+"""Makes a golden log: `python -m tests.golden.log.make tests/golden/log/v1`, or of another `--workload`.
 
 It holds recorded entries (`entries.bin`: each with its length in four bytes) and, per index, the digest after it
 (`digests.txt`). A release's log is made once and then replays to the same digests for ever (CL-17, OPS-5); a change
