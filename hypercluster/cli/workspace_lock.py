@@ -10,7 +10,7 @@ import time
 
 import click
 
-from hypercluster.cli.client_command import json_option, print_json, print_table, run_client
+from hypercluster.cli.client_command import json_option, print_json, print_table, run_client, shown
 from hypercluster.cli.client_command import timeout_option as timeout
 from hypercluster.cli.connection import connection_options
 from hypercluster.cli.lock_run import run_under
@@ -131,6 +131,8 @@ def show_locks(found: list[coordination_pb2.LockRecord], as_json: bool, *, with_
 
 def target_of(record: coordination_pb2.LockRecord) -> str:
     target = record.target
+    if record.path:
+        return shown(record.path)
     return f"name:{target.name}" if target.name else f"inode {target.inode_id.hex()}"
 
 

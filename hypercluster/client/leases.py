@@ -43,6 +43,7 @@ RENEW_DEADLINE_S = LOCK_TTL_MS / 3_000
 WAIT_SLACK_S = 2.0  # how much later than the cluster a client ends its own wait
 CYCLE_WAIT_S = 1.0  # for the event that tells a deadlock's cycle
 IDLE_S = 5.0
+LEAVE_S = 1.0  # for a client that closes to give back what it no longer waits for
 
 
 def boot_ns() -> int:
@@ -77,6 +78,7 @@ class Leases:
         self._wake = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()  # of those that give something back
         self._handles = OWNER_HANDLE
         self.history_id = b""
 
@@ -134,7 +136,7 @@ class Leases:
         try:
             settled = await asyncio.shield(work)
         except asyncio.CancelledError:
-            self._spawn(self._give_back(work, workspace_id, what))
+            self._spawn(self._give_back(work, workspace_id, what), self._leaving)
             raise
         raise_unless_ok(settled, what)
         if settled.file is None:
@@ -169,7 +171,7 @@ class Leases:
         except LockWaitOverError as error:
             raise LockWaitOverError("WAIT_OVER", f"{what}: {error}") from None
         except asyncio.CancelledError:
-            self._spawn(self._leave(workspace_id, lock_id, what))
+            self._spawn(self._leave(workspace_id, lock_id, what), self._leaving)
             raise
         finally:
             self._waits.pop(lock_id, None)
@@ -332,14 +334,17 @@ class Leases:
         for workspace_id in [found for found in self._watches if found not in wanted]:
             self._watches.pop(workspace_id).cancel()
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None], among: set[asyncio.Task[None]] | None = None) -> None:
+        tasks = self._tasks if among is None else among
         task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     async def close(self) -> None:
         """Locks that are still held end by themselves; who holds one is told that it is lost."""
-        tasks = [*self._tasks, *([self._loop_task] if self._loop_task is not None else [])]
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=LEAVE_S)
+        tasks = [*self._tasks, *self._leaving, *([self._loop_task] if self._loop_task is not None else [])]
         watches, self._watches = list(self._watches.values()), {}
         for task in tasks:
             task.cancel()

@@ -31,11 +31,13 @@ from hypercluster.state_machine.coordination.reservations import live_reservatio
 from hypercluster.state_machine.meta import read_applied
 from hypercluster.state_machine.store import Reader
 from hypercluster.state_machine.workspace.hazard_list import newest_hazards
+from hypercluster.state_machine.workspace.paths import best_path
 from hypercluster.values import ReadLevel
 
 ID_BYTES = 16
 LOCKS_MAX = 1_000
 HAZARDS_MAX, HAZARDS_DEFAULT = 1_000, 100
+PATHS_A_TURN = 16  # looked up between two turns of the loop
 _LOCK_NAME = re.compile(r"[a-zA-Z0-9._/:-]+")
 
 
@@ -93,9 +95,20 @@ class CoordinationService:
             page = queries.list_locks(self._reader, request.workspace_id, request.after, count_max)
         else:
             page = queries.locks_of_target(self._reader, request.workspace_id, target, request.after, count_max)
-        return pb.LocksResponse(
-            state=state_of(point), locks=[messages.lock_record(row) for row in page.rows], more=page.more
-        )
+        answer = pb.LocksResponse(state=state_of(point), more=page.more)
+        paths: dict[bytes, bytes] = {b"": b""}
+        room_bytes = limits.READ_BYTES_MAX // 2
+        for row in page.rows:
+            if row.inode_id not in paths:
+                paths[row.inode_id] = best_path(self._reader, request.workspace_id, row.inode_id)
+                if len(paths) % PATHS_A_TURN == 0:
+                    await asyncio.sleep(0)
+            record = messages.lock_record(row)
+            if len(paths[row.inode_id]) <= room_bytes:
+                record.path = paths[row.inode_id]
+                room_bytes -= len(record.path)
+            answer.locks.append(record)
+        return answer
 
     async def hazards(self, request: pb.HazardsRequest, call: Call) -> pb.HazardsResponse:
         count_max = bounded("limit", request.limit, HAZARDS_MAX, HAZARDS_DEFAULT)

@@ -400,7 +400,7 @@ async def test_the_commands(cluster: Cluster, clients: tuple[Client, Client], tm
         (why,) = rows("lock", "why", "commands", "file")
         assert (why["state"], why["token"], why["worker"] or why["principal"]) == ("held", token, why["worker"])
         assert b"held exclusive" in run("lock", "why", "commands", "file")
-        assert [row["target"] for row in rows("lock", "list", "commands")] == [why["target"]]
+        assert [row["target"] for row in rows("lock", "list", "commands")] == [why["target"]] == ["file"]
 
     def the_rest() -> None:
         assert b"nobody holds it" in run("lock", "why", "commands", "file")

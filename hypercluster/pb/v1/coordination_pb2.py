@@ -26,53 +26,53 @@ from hypercluster.pb.v1 import coordination_command_pb2 as hypercluster_dot_v1_d
 from hypercluster.pb.v1 import read_pb2 as hypercluster_dot_v1_dot_read__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"hypercluster/v1/coordination.proto\x12\x0fhypercluster.v1\x1a*hypercluster/v1/coordination_command.proto\x1a\x1ahypercluster/v1/read.proto\"\xe5\x02\n\nLockRecord\x12\x0f\n\x07lock_id\x18\x01 \x01(\x06\x12+\n\x06target\x18\x02 \x01(\x0b\x32\x1b.hypercluster.v1.LockTarget\x12\'\n\x04kind\x18\x03 \x01(\x0e\x32\x19.hypercluster.v1.LockKind\x12)\n\x05state\x18\x04 \x01(\x0e\x32\x1a.hypercluster.v1.LockState\x12\r\n\x05token\x18\x05 \x01(\x04\x12\x11\n\tclient_id\x18\x06 \x01(\x0c\x12\x11\n\thandle_id\x18\x07 \x01(\x06\x12\x11\n\tprincipal\x18\x08 \x01(\t\x12\x0e\n\x06worker\x18\t \x01(\t\x12\r\n\x05\x61gent\x18\n \x01(\t\x12\x10\n\x08\x61sked_ns\x18\x0b \x01(\x06\x12\x12\n\ngranted_ns\x18\x0c \x01(\x06\x12\x15\n\rwait_until_ns\x18\r \x01(\x06\x12\x0f\n\x07permits\x18\x0e \x01(\r\x12\x10\n\x08position\x18\x0f \x01(\r\"s\n\tLockEvent\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.hypercluster.v1.LockEventKind\x12)\n\x04lock\x18\x02 \x01(\x0b\x32\x1b.hypercluster.v1.LockRecord\x12\r\n\x05\x63ycle\x18\x03 \x03(\x06\"\xb3\x01\n\x0bHazardEvent\x12\'\n\x06hazard\x18\x01 \x01(\x0b\x32\x17.hypercluster.v1.Hazard\x12\x11\n\tlog_index\x18\x02 \x01(\x04\x12\x10\n\x08inode_id\x18\x03 \x01(\x0c\x12\x0e\n\x06worker\x18\x04 \x01(\t\x12\r\n\x05\x61gent\x18\x05 \x01(\t\x12\x14\n\x0cother_worker\x18\x06 \x01(\t\x12\x13\n\x0bother_agent\x18\x07 \x01(\t\x12\x0c\n\x04path\x18\x08 \x01(\x0c\"\xb7\x01\n\x11\x43oordinationEvent\x12\x12\n\nraft_index\x18\x01 \x01(\x04\x12*\n\x04lock\x18\x02 \x01(\x0b\x32\x1a.hypercluster.v1.LockEventH\x00\x12.\n\x06hazard\x18\x03 \x01(\x0b\x32\x1c.hypercluster.v1.HazardEventH\x00\x12)\n\x04held\x18\x04 \x01(\x0b\x32\x19.hypercluster.v1.LockListH\x00\x42\x07\n\x05\x65vent\"D\n\x08LockList\x12*\n\x05locks\x18\x01 \x03(\x0b\x32\x1b.hypercluster.v1.LockRecord\x12\x0c\n\x04more\x18\x02 \x01(\x08\"e\n\x12WatchEventsRequest\x12\x14\n\x0cworkspace_id\x18\x01 \x01(\x0c\x12\x12\n\nclient_ids\x18\x02 \x03(\x0c\x12\x12\n\neverything\x18\x03 \x01(\x08\x12\x11\n\tmin_index\x18\x04 \x01(\x04\"-\n\x0bLockRenewal\x12\x0f\n\x07lock_id\x18\x01 \x01(\x06\x12\r\n\x05token\x18\x02 \x01(\x04\"\x92\x01\n\x0cRenewRequest\x12\x14\n\x0cworkspace_id\x18\x01 \x01(\x0c\x12+\n\x05locks\x18\x02 \x03(\x0b\x32\x1c.hypercluster.v1.LockRenewal\x12\x13\n\x0bopen_inodes\x18\x03 \x03(\x0c\x12\x12\n\nwith_opens\x18\x04 \x01(\x08\x12\x16\n\x0eopens_instance\x18\x05 \x01(\x0c\"X\n\x0bRenewedLock\x12\x0f\n\x07lock_id\x18\x01 \x01(\x06\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.hypercluster.v1.LockState\x12\r\n\x05token\x18\x03 \x01(\x04\"g\n\rRenewResponse\x12)\n\x05state\x18\x01 \x01(\x0b\x32\x1a.hypercluster.v1.ReadState\x12+\n\x05locks\x18\x02 \x03(\x0b\x32\x1c.hypercluster.v1.RenewedLock\"\x9b\x01\n\x0cLocksRequest\x12*\n\x04read\x18\x01 \x01(\x0b\x32\x1c.hypercluster.v1.ReadOptions\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\x0c\x12+\n\x06target\x18\x03 \x01(\x0b\x32\x1b.hypercluster.v1.LockTarget\x12\r\n\x05\x61\x66ter\x18\x04 \x01(\x06\x12\r\n\x05limit\x18\x05 \x01(\r\"t\n\rLocksResponse\x12)\n\x05state\x18\x01 \x01(\x0b\x32\x1a.hypercluster.v1.ReadState\x12*\n\x05locks\x18\x02 \x03(\x0b\x32\x1b.hypercluster.v1.LockRecord\x12\x0c\n\x04more\x18\x03 \x01(\x08\"a\n\x0eHazardsRequest\x12*\n\x04read\x18\x01 \x01(\x0b\x32\x1c.hypercluster.v1.ReadOptions\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\r\"k\n\x0fHazardsResponse\x12)\n\x05state\x18\x01 \x01(\x0b\x32\x1a.hypercluster.v1.ReadState\x12-\n\x07hazards\x18\x02 \x03(\x0b\x32\x1c.hypercluster.v1.HazardEvent\"\x95\x01\n\x11ReservationRecord\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x06\x12\x0f\n\x07pattern\x18\x02 \x01(\x0c\x12\x11\n\texclusive\x18\x03 \x01(\x08\x12\x12\n\nexpires_ns\x18\x04 \x01(\x06\x12\x0e\n\x06worker\x18\x05 \x01(\t\x12\r\n\x05\x61gent\x18\x06 \x01(\t\x12\x11\n\tclient_id\x18\x07 \x01(\x0c\"W\n\x13ReservationsRequest\x12*\n\x04read\x18\x01 \x01(\x0b\x32\x1c.hypercluster.v1.ReadOptions\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\x0c\"{\n\x14ReservationsResponse\x12)\n\x05state\x18\x01 \x01(\x0b\x32\x1a.hypercluster.v1.ReadState\x12\x38\n\x0creservations\x18\x02 \x03(\x0b\x32\".hypercluster.v1.ReservationRecord\"\\\n\x18WorkspaceSettingsRequest\x12*\n\x04read\x18\x01 \x01(\x0b\x32\x1c.hypercluster.v1.ReadOptions\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\x0c\"w\n\x19WorkspaceSettingsResponse\x12)\n\x05state\x18\x01 \x01(\x0b\x32\x1a.hypercluster.v1.ReadState\x12/\n\x08settings\x18\x02 \x01(\x0b\x32\x1d.hypercluster.v1.WorkspaceSet*\x9a\x02\n\rLockEventKind\x12\x1f\n\x1bLOCK_EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17LOCK_EVENT_KIND_GRANTED\x10\x01\x12\x1c\n\x18LOCK_EVENT_KIND_EXPIRING\x10\x02\x12\x1b\n\x17LOCK_EVENT_KIND_RENEWED\x10\x03\x12\x18\n\x14LOCK_EVENT_KIND_LOST\x10\x04\x12\x1e\n\x1aLOCK_EVENT_KIND_WAIT_ENDED\x10\x05\x12\x1c\n\x18LOCK_EVENT_KIND_RELEASED\x10\x06\x12\x1c\n\x18LOCK_EVENT_KIND_DEADLOCK\x10\x07\x12\x1a\n\x16LOCK_EVENT_KIND_QUEUED\x10\x08\x32\x8d\x04\n\x13\x43oordinationService\x12X\n\x0bWatchEvents\x12#.hypercluster.v1.WatchEventsRequest\x1a\".hypercluster.v1.CoordinationEvent0\x01\x12\x46\n\x05Renew\x12\x1d.hypercluster.v1.RenewRequest\x1a\x1e.hypercluster.v1.RenewResponse\x12\x46\n\x05Locks\x12\x1d.hypercluster.v1.LocksRequest\x1a\x1e.hypercluster.v1.LocksResponse\x12L\n\x07Hazards\x12\x1f.hypercluster.v1.HazardsRequest\x1a .hypercluster.v1.HazardsResponse\x12[\n\x0cReservations\x12$.hypercluster.v1.ReservationsRequest\x1a%.hypercluster.v1.ReservationsResponse\x12\x61\n\x08Settings\x12).hypercluster.v1.WorkspaceSettingsRequest\x1a*.hypercluster.v1.WorkspaceSettingsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"hypercluster/v1/coordination.proto\x12\x0fhypercluster.v1\x1a*hypercluster/v1/coordination_command.proto\x1a\x1ahypercluster/v1/read.proto\"\xf3\x02\n\nLockRecord\x12\x0f\n\x07lock_id\x18\x01 \x01(\x06\x12+\n\x06target\x18\x02 \x01(\x0b\x32\x1b.hypercluster.v1.LockTarget\x12\'\n\x04kind\x18\x03 \x01(\x0e\x32\x19.hypercluster.v1.LockKind\x12)\n\x05state\x18\x04 \x01(\x0e\x32\x1a.hypercluster.v1.LockState\x12\r\n\x05token\x18\x05 \x01(\x04\x12\x11\n\tclient_id\x18\x06 \x01(\x0c\x12\x11\n\thandle_id\x18\x07 \x01(\x06\x12\x11\n\tprincipal\x18\x08 \x01(\t\x12\x0e\n\x06worker\x18\t \x01(\t\x12\r\n\x05\x61gent\x18\n \x01(\t\x12\x10\n\x08\x61sked_ns\x18\x0b \x01(\x06\x12\x12\n\ngranted_ns\x18\x0c \x01(\x06\x12\x15\n\rwait_until_ns\x18\r \x01(\x06\x12\x0f\n\x07permits\x18\x0e \x01(\r\x12\x10\n\x08position\x18\x0f \x01(\r\x12\x0c\n\x04path\x18\x10 \x01(\x0c\"s\n\tLockEvent\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.hypercluster.v1.LockEventKind\x12)\n\x04lock\x18\x02 \x01(\x0b\x32\x1b.hypercluster.v1.LockRecord\x12\r\n\x05\x63ycle\x18\x03 \x03(\x06\"\xb3\x01\n\x0bHazardEvent\x12\'\n\x06hazard\x18\x01 \x01(\x0b\x32\x17.hypercluster.v1.Hazard\x12\x11\n\tlog_index\x18\x02 \x01(\x04\x12\x10\n\x08inode_id\x18\x03 \x01(\x0c\x12\x0e\n\x06worker\x18\x04 \x01(\t\x12\r\n\x05\x61gent\x18\x05 \x01(\t\x12\x14\n\x0cother_worker\x18\x06 \x01(\t\x12\x13\n\x0bother_agent\x18\x07 \x01(\t\x12\x0c\n\x04path\x18\x08 \x01(\x0c\"\xb7\x01\n\x11\x43oordinationEvent\x12\x12\n\nraft_index\x18\x01 \x01(\x04\x12*\n\x04lock\x18\x02 \x01(\x0b\x32\x1a.hypercluster.v1.LockEventH\x00\x12.\n\x06hazard\x18\x03 \x01(\x0b\x32\x1c.hypercluster.v1.HazardEventH\x00\x12)\n\x04held\x18\x04 \x01(\x0b\x32\x19.hypercluster.v1.LockListH\x00\x42\x07\n\x05\x65vent\"D\n\x08LockList\x12*\n\x05locks\x18\x01 \x03(\x0b\x32\x1b.hypercluster.v1.LockRecord\x12\x0c\n\x04more\x18\x02 \x01(\x08\"e\n\x12WatchEventsRequest\x12\x14\n\x0cworkspace_id\x18\x01 \x01(\x0c\x12\x12\n\nclient_ids\x18\x02 \x03(\x0c\x12\x12\n\neverything\x18\x03 \x01(\x08\x12\x11\n\tmin_index\x18\x04 \x01(\x04\"-\n\x0bLockRenewal\x12\x0f\n\x07lock_id\x18\x01 \x01(\x06\x12\r\n\x05token\x18\x02 \x01(\x04\"\x92\x01\n\x0cRenewRequest\x12\x14\n\x0cworkspace_id\x18\x01 \x01(\x0c\x12+\n\x05locks\x18\x02 \x03(\x0b\x32\x1c.hypercluster.v1.LockRenewal\x12\x13\n\x0bopen_inodes\x18\x03 \x03(\x0c\x12\x12\n\nwith_opens\x18\x04 \x01(\x08\x12\x16\n\x0eopens_instance\x18\x05 \x01(\x0c\"X\n\x0bRenewedLock\x12\x0f\n\x07lock_id\x18\x01 \x01(\x06\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.hypercluster.v1.LockState\x12\r\n\x05token\x18\x03 \x01(\x04\"g\n\rRenewResponse\x12)\n\x05state\x18\x01 \x01(\x0b\x32\x1a.hypercluster.v1.ReadState\x12+\n\x05locks\x18\x02 \x03(\x0b\x32\x1c.hypercluster.v1.RenewedLock\"\x9b\x01\n\x0cLocksRequest\x12*\n\x04read\x18\x01 \x01(\x0b\x32\x1c.hypercluster.v1.ReadOptions\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\x0c\x12+\n\x06target\x18\x03 \x01(\x0b\x32\x1b.hypercluster.v1.LockTarget\x12\r\n\x05\x61\x66ter\x18\x04 \x01(\x06\x12\r\n\x05limit\x18\x05 \x01(\r\"t\n\rLocksResponse\x12)\n\x05state\x18\x01 \x01(\x0b\x32\x1a.hypercluster.v1.ReadState\x12*\n\x05locks\x18\x02 \x03(\x0b\x32\x1b.hypercluster.v1.LockRecord\x12\x0c\n\x04more\x18\x03 \x01(\x08\"a\n\x0eHazardsRequest\x12*\n\x04read\x18\x01 \x01(\x0b\x32\x1c.hypercluster.v1.ReadOptions\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\r\"k\n\x0fHazardsResponse\x12)\n\x05state\x18\x01 \x01(\x0b\x32\x1a.hypercluster.v1.ReadState\x12-\n\x07hazards\x18\x02 \x03(\x0b\x32\x1c.hypercluster.v1.HazardEvent\"\x95\x01\n\x11ReservationRecord\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x06\x12\x0f\n\x07pattern\x18\x02 \x01(\x0c\x12\x11\n\texclusive\x18\x03 \x01(\x08\x12\x12\n\nexpires_ns\x18\x04 \x01(\x06\x12\x0e\n\x06worker\x18\x05 \x01(\t\x12\r\n\x05\x61gent\x18\x06 \x01(\t\x12\x11\n\tclient_id\x18\x07 \x01(\x0c\"W\n\x13ReservationsRequest\x12*\n\x04read\x18\x01 \x01(\x0b\x32\x1c.hypercluster.v1.ReadOptions\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\x0c\"{\n\x14ReservationsResponse\x12)\n\x05state\x18\x01 \x01(\x0b\x32\x1a.hypercluster.v1.ReadState\x12\x38\n\x0creservations\x18\x02 \x03(\x0b\x32\".hypercluster.v1.ReservationRecord\"\\\n\x18WorkspaceSettingsRequest\x12*\n\x04read\x18\x01 \x01(\x0b\x32\x1c.hypercluster.v1.ReadOptions\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\x0c\"w\n\x19WorkspaceSettingsResponse\x12)\n\x05state\x18\x01 \x01(\x0b\x32\x1a.hypercluster.v1.ReadState\x12/\n\x08settings\x18\x02 \x01(\x0b\x32\x1d.hypercluster.v1.WorkspaceSet*\x9a\x02\n\rLockEventKind\x12\x1f\n\x1bLOCK_EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17LOCK_EVENT_KIND_GRANTED\x10\x01\x12\x1c\n\x18LOCK_EVENT_KIND_EXPIRING\x10\x02\x12\x1b\n\x17LOCK_EVENT_KIND_RENEWED\x10\x03\x12\x18\n\x14LOCK_EVENT_KIND_LOST\x10\x04\x12\x1e\n\x1aLOCK_EVENT_KIND_WAIT_ENDED\x10\x05\x12\x1c\n\x18LOCK_EVENT_KIND_RELEASED\x10\x06\x12\x1c\n\x18LOCK_EVENT_KIND_DEADLOCK\x10\x07\x12\x1a\n\x16LOCK_EVENT_KIND_QUEUED\x10\x08\x32\x8d\x04\n\x13\x43oordinationService\x12X\n\x0bWatchEvents\x12#.hypercluster.v1.WatchEventsRequest\x1a\".hypercluster.v1.CoordinationEvent0\x01\x12\x46\n\x05Renew\x12\x1d.hypercluster.v1.RenewRequest\x1a\x1e.hypercluster.v1.RenewResponse\x12\x46\n\x05Locks\x12\x1d.hypercluster.v1.LocksRequest\x1a\x1e.hypercluster.v1.LocksResponse\x12L\n\x07Hazards\x12\x1f.hypercluster.v1.HazardsRequest\x1a .hypercluster.v1.HazardsResponse\x12[\n\x0cReservations\x12$.hypercluster.v1.ReservationsRequest\x1a%.hypercluster.v1.ReservationsResponse\x12\x61\n\x08Settings\x12).hypercluster.v1.WorkspaceSettingsRequest\x1a*.hypercluster.v1.WorkspaceSettingsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hypercluster.pb.v1.coordination_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOCKEVENTKIND']._serialized_start=2602
-  _globals['_LOCKEVENTKIND']._serialized_end=2884
+  _globals['_LOCKEVENTKIND']._serialized_start=2616
+  _globals['_LOCKEVENTKIND']._serialized_end=2898
   _globals['_LOCKRECORD']._serialized_start=128
-  _globals['_LOCKRECORD']._serialized_end=485
-  _globals['_LOCKEVENT']._serialized_start=487
-  _globals['_LOCKEVENT']._serialized_end=602
-  _globals['_HAZARDEVENT']._serialized_start=605
-  _globals['_HAZARDEVENT']._serialized_end=784
-  _globals['_COORDINATIONEVENT']._serialized_start=787
-  _globals['_COORDINATIONEVENT']._serialized_end=970
-  _globals['_LOCKLIST']._serialized_start=972
-  _globals['_LOCKLIST']._serialized_end=1040
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=1042
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=1143
-  _globals['_LOCKRENEWAL']._serialized_start=1145
-  _globals['_LOCKRENEWAL']._serialized_end=1190
-  _globals['_RENEWREQUEST']._serialized_start=1193
-  _globals['_RENEWREQUEST']._serialized_end=1339
-  _globals['_RENEWEDLOCK']._serialized_start=1341
-  _globals['_RENEWEDLOCK']._serialized_end=1429
-  _globals['_RENEWRESPONSE']._serialized_start=1431
-  _globals['_RENEWRESPONSE']._serialized_end=1534
-  _globals['_LOCKSREQUEST']._serialized_start=1537
-  _globals['_LOCKSREQUEST']._serialized_end=1692
-  _globals['_LOCKSRESPONSE']._serialized_start=1694
-  _globals['_LOCKSRESPONSE']._serialized_end=1810
-  _globals['_HAZARDSREQUEST']._serialized_start=1812
-  _globals['_HAZARDSREQUEST']._serialized_end=1909
-  _globals['_HAZARDSRESPONSE']._serialized_start=1911
-  _globals['_HAZARDSRESPONSE']._serialized_end=2018
-  _globals['_RESERVATIONRECORD']._serialized_start=2021
-  _globals['_RESERVATIONRECORD']._serialized_end=2170
-  _globals['_RESERVATIONSREQUEST']._serialized_start=2172
-  _globals['_RESERVATIONSREQUEST']._serialized_end=2259
-  _globals['_RESERVATIONSRESPONSE']._serialized_start=2261
-  _globals['_RESERVATIONSRESPONSE']._serialized_end=2384
-  _globals['_WORKSPACESETTINGSREQUEST']._serialized_start=2386
-  _globals['_WORKSPACESETTINGSREQUEST']._serialized_end=2478
-  _globals['_WORKSPACESETTINGSRESPONSE']._serialized_start=2480
-  _globals['_WORKSPACESETTINGSRESPONSE']._serialized_end=2599
-  _globals['_COORDINATIONSERVICE']._serialized_start=2887
-  _globals['_COORDINATIONSERVICE']._serialized_end=3412
+  _globals['_LOCKRECORD']._serialized_end=499
+  _globals['_LOCKEVENT']._serialized_start=501
+  _globals['_LOCKEVENT']._serialized_end=616
+  _globals['_HAZARDEVENT']._serialized_start=619
+  _globals['_HAZARDEVENT']._serialized_end=798
+  _globals['_COORDINATIONEVENT']._serialized_start=801
+  _globals['_COORDINATIONEVENT']._serialized_end=984
+  _globals['_LOCKLIST']._serialized_start=986
+  _globals['_LOCKLIST']._serialized_end=1054
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=1056
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=1157
+  _globals['_LOCKRENEWAL']._serialized_start=1159
+  _globals['_LOCKRENEWAL']._serialized_end=1204
+  _globals['_RENEWREQUEST']._serialized_start=1207
+  _globals['_RENEWREQUEST']._serialized_end=1353
+  _globals['_RENEWEDLOCK']._serialized_start=1355
+  _globals['_RENEWEDLOCK']._serialized_end=1443
+  _globals['_RENEWRESPONSE']._serialized_start=1445
+  _globals['_RENEWRESPONSE']._serialized_end=1548
+  _globals['_LOCKSREQUEST']._serialized_start=1551
+  _globals['_LOCKSREQUEST']._serialized_end=1706
+  _globals['_LOCKSRESPONSE']._serialized_start=1708
+  _globals['_LOCKSRESPONSE']._serialized_end=1824
+  _globals['_HAZARDSREQUEST']._serialized_start=1826
+  _globals['_HAZARDSREQUEST']._serialized_end=1923
+  _globals['_HAZARDSRESPONSE']._serialized_start=1925
+  _globals['_HAZARDSRESPONSE']._serialized_end=2032
+  _globals['_RESERVATIONRECORD']._serialized_start=2035
+  _globals['_RESERVATIONRECORD']._serialized_end=2184
+  _globals['_RESERVATIONSREQUEST']._serialized_start=2186
+  _globals['_RESERVATIONSREQUEST']._serialized_end=2273
+  _globals['_RESERVATIONSRESPONSE']._serialized_start=2275
+  _globals['_RESERVATIONSRESPONSE']._serialized_end=2398
+  _globals['_WORKSPACESETTINGSREQUEST']._serialized_start=2400
+  _globals['_WORKSPACESETTINGSREQUEST']._serialized_end=2492
+  _globals['_WORKSPACESETTINGSRESPONSE']._serialized_start=2494
+  _globals['_WORKSPACESETTINGSRESPONSE']._serialized_end=2613
+  _globals['_COORDINATIONSERVICE']._serialized_start=2901
+  _globals['_COORDINATIONSERVICE']._serialized_end=3426
 # @@protoc_insertion_point(module_scope)

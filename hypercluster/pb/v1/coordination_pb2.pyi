@@ -31,7 +31,7 @@ LOCK_EVENT_KIND_DEADLOCK: LockEventKind
 LOCK_EVENT_KIND_QUEUED: LockEventKind
 
 class LockRecord(_message.Message):
-    __slots__ = ("lock_id", "target", "kind", "state", "token", "client_id", "handle_id", "principal", "worker", "agent", "asked_ns", "granted_ns", "wait_until_ns", "permits", "position")
+    __slots__ = ("lock_id", "target", "kind", "state", "token", "client_id", "handle_id", "principal", "worker", "agent", "asked_ns", "granted_ns", "wait_until_ns", "permits", "position", "path")
     LOCK_ID_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,7 @@ class LockRecord(_message.Message):
     WAIT_UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
     PERMITS_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     lock_id: int
     target: _coordination_command_pb2.LockTarget
     kind: _coordination_command_pb2.LockKind
@@ -62,7 +63,8 @@ class LockRecord(_message.Message):
     wait_until_ns: int
     permits: int
     position: int
-    def __init__(self, lock_id: _Optional[int] = ..., target: _Optional[_Union[_coordination_command_pb2.LockTarget, _Mapping]] = ..., kind: _Optional[_Union[_coordination_command_pb2.LockKind, str]] = ..., state: _Optional[_Union[_coordination_command_pb2.LockState, str]] = ..., token: _Optional[int] = ..., client_id: _Optional[bytes] = ..., handle_id: _Optional[int] = ..., principal: _Optional[str] = ..., worker: _Optional[str] = ..., agent: _Optional[str] = ..., asked_ns: _Optional[int] = ..., granted_ns: _Optional[int] = ..., wait_until_ns: _Optional[int] = ..., permits: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
+    path: bytes
+    def __init__(self, lock_id: _Optional[int] = ..., target: _Optional[_Union[_coordination_command_pb2.LockTarget, _Mapping]] = ..., kind: _Optional[_Union[_coordination_command_pb2.LockKind, str]] = ..., state: _Optional[_Union[_coordination_command_pb2.LockState, str]] = ..., token: _Optional[int] = ..., client_id: _Optional[bytes] = ..., handle_id: _Optional[int] = ..., principal: _Optional[str] = ..., worker: _Optional[str] = ..., agent: _Optional[str] = ..., asked_ns: _Optional[int] = ..., granted_ns: _Optional[int] = ..., wait_until_ns: _Optional[int] = ..., permits: _Optional[int] = ..., position: _Optional[int] = ..., path: _Optional[bytes] = ...) -> None: ...
 
 class LockEvent(_message.Message):
     __slots__ = ("kind", "lock", "cycle")
