@@ -33,7 +33,7 @@ class AttributeOperations:
     def getattr(self, request: Request, node: int) -> None:
         if node != libfuse.ROOT_NODE:
             self._desk.admit(request)
-        request.attributes(self._desk.node(self._desk.inode(node)))
+        request.attributes(self._desk.node(self._desk.inode(node)), lasting=True)
 
     def readlink(self, request: Request, node: int) -> None:
         self._desk.admit(request)
@@ -54,7 +54,7 @@ class AttributeOperations:
         opened = desk.handles.get(handle) if handle is not None else None
         commands = self._commands(inode_id, wanted, which)
         if not commands:
-            request.attributes(desk.node(inode_id))
+            request.attributes(desk.node(inode_id), lasting=False)
             return
         process = desk.process_of(request)
 
@@ -65,7 +65,7 @@ class AttributeOperations:
                     await desk.mutate(request, process, command, handle=guarding)
             except FileNotFoundError as error:
                 raise OSError(errno.ESTALE, "the file is gone") from error
-            request.attributes(desk.node(inode_id))
+            request.attributes(desk.node(inode_id), lasting=False)
 
         desk.later(request, work)
 

@@ -74,8 +74,13 @@ class Desk:
 
     def enter(self, request: Request, node: Node) -> None:
         """Answers with an entry, which counts as one lookup."""
+        if not request.entry(node, lasting=self.nodes.looked_up(node)):
+            self.nodes.forget(node.ino, 1)
+
+    def enter_new(self, request: Request, node: Node) -> None:
+        """The same for what an operation has made or linked: the kernel takes such attributes unseen."""
         self.nodes.looked_up(node)
-        if not request.entry(node):
+        if not request.entry(node, lasting=False):
             self.nodes.forget(node.ino, 1)
 
     # --- in the loop --------------------------------------------------------------------------------

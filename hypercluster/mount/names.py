@@ -113,7 +113,7 @@ class NameOperations:
 
         async def work() -> None:
             ack = await desk.mutate(request, process, command)
-            desk.enter(request, node_of(desk, ack, kind, mode, target))
+            desk.enter_new(request, node_of(desk, ack, kind, mode, target))
 
         desk.later(request, work)
 

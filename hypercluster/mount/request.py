@@ -23,7 +23,7 @@ from hypercluster.mount import libfuse
 TYPE_BITS: Final = {KIND_FILE: stat.S_IFREG, KIND_DIRECTORY: stat.S_IFDIR, KIND_SYMLINK: stat.S_IFLNK}
 BLOCK_BYTES: Final = 512  # the unit of st_blocks
 IO_BYTES: Final = 64 * 1024  # st_blksize, a chunk
-ATTRIBUTES_S: Final = 60.0  # the kernel is told of every change; this bounds how long a mistake would last
+ATTRIBUTES_S: Final = 10.0  # the kernel is told of every change; this bounds how long a mistake would last
 STATFS_FREE_BYTES: Final = 1 << 44  # shown as free; what really ends a write is EDQUOT
 
 _interrupts: dict[int, Recall] = {}
@@ -107,20 +107,22 @@ class Request:
         """For forgets, which the kernel does not wait for."""
         libfuse.reply_none(self._take())
 
-    def entry(self, node: Node) -> bool:
-        """False: the kernel does not wait any more and has not looked the node up."""
-        answer: int = libfuse.reply_entry(self._take(), ctypes.byref(_entry(node)))
+    def entry(self, node: Node, *, lasting: bool) -> bool:
+        """False: the kernel does not wait any more and has not looked the node up. Attributes may be `lasting` for a
+        node the kernel has: only then does it notice that it was told of a change while this answer was on its way."""
+        answer: int = libfuse.reply_entry(self._take(), ctypes.byref(_entry(node, ATTRIBUTES_S if lasting else 0.0)))
         return answer == 0
 
     def created(self, node: Node, handle: int, *, cached: bool) -> bool:
-        entry, opened = _entry(node), _opened(handle, cached=cached)
+        entry, opened = _entry(node, 0.0), _opened(handle, cached=cached)
         answer: int = libfuse.reply_create(self._take(), ctypes.byref(entry), ctypes.byref(opened))
         return answer == 0
 
-    def attributes(self, node: Node) -> None:
+    def attributes(self, node: Node, *, lasting: bool) -> None:
+        """`lasting` for getattr; attributes that were set the kernel takes unseen."""
         target = libfuse.Stat()
         fill_stat(target, node)
-        libfuse.reply_attr(self._take(), ctypes.byref(target), ATTRIBUTES_S)
+        libfuse.reply_attr(self._take(), ctypes.byref(target), ATTRIBUTES_S if lasting else 0.0)
 
     def opened(self, handle: int, *, cached: bool) -> bool:
         """False: the kernel does not wait any more, and there will be no release."""
@@ -179,10 +181,10 @@ class Request:
         libfuse.reply_statfs(self._take(), ctypes.byref(found))
 
 
-def _entry(node: Node) -> Any:
+def _entry(node: Node, attributes_s: float) -> Any:
     entry = libfuse.EntryParam()
     entry.ino = node_id_of(node)
-    entry.attr_timeout = ATTRIBUTES_S
+    entry.attr_timeout = attributes_s
     fill_stat(entry.attr, node)
     return entry
 

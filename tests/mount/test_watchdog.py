@@ -120,6 +120,7 @@ def test_a_mount_that_can_not_be_says_why(cluster: LocalCluster, tmp_path: Path)
 
 
 @pytest.mark.req("WS-6", "WS-65")
+@pytest.mark.long
 def test_a_mount_for_another_user(cluster: LocalCluster, tmp_path: Path) -> None:
     """Root mounts it, the workspace's user uses it, and the watchdog is heard although it is neither."""
     cluster.make_workspace("theirs", uid=4_243)
@@ -141,6 +142,7 @@ def test_a_mount_for_another_user(cluster: LocalCluster, tmp_path: Path) -> None
 
 
 @pytest.mark.req("WS-65")
+@pytest.mark.long
 def test_without_its_watchdog_a_mount_ends(cluster: LocalCluster, tmp_path: Path) -> None:
     """Nobody would see it hang."""
     with Mount(cluster, tmp_path, "demo", "o") as mount:

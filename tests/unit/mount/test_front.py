@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-pytest.importorskip("mfusepy", reason="libfuse 3 is not installed", exc_type=OSError)
+pytest.importorskip("hypercluster.mount.libfuse", reason="libfuse 3 is not installed", exc_type=OSError)
 
 from hypercluster.client.live.ports import ROOT_ID
 from hypercluster.mount.content import READS_HERE_MAX

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-pytest.importorskip("mfusepy", reason="libfuse 3 is not installed", exc_type=OSError)
+pytest.importorskip("hypercluster.mount.libfuse", reason="libfuse 3 is not installed", exc_type=OSError)
 
 from hypercluster.client.live.ports import KIND_FILE, ROOT_ID, Node
 from hypercluster.mount.callers import NOBODY, Callers, read_process
@@ -31,6 +31,12 @@ def test_a_node_is_known_until_every_lookup_is_forgotten() -> None:
     with pytest.raises(OSError, match="was not given"):
         table.inode_of(77)
     table.forget(77, 1)
+    assert not table.looked_up(node(79)) and not table.looked_up(node(79))
+    table.inode_of(79)  # the kernel names it, so it has it
+    assert table.looked_up(node(79))
+    table.forget(79, 3)
+    assert not table.looked_up(node(79))
+    table.forget(79, 1)
     for _ in range(3):
         table.looked_up(node(78))
     table.forget(78, 3)
