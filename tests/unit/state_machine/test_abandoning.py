@@ -33,6 +33,7 @@ class Site:
     def __init__(self) -> None:
         self.replica = Replica()
         self.seq = 0
+        self.strangers = 0
 
     def sent(self, first_seq: int, count: int, basis: int = 0) -> list[int]:
         commands = [hub_set(b"k%d" % seq) for seq in range(first_seq, first_seq + count)]
@@ -42,14 +43,15 @@ class Site:
         self, through_seq: int, client_id: bytes = LOST, *, principal: str = "worker-7", basis: int = 0, **more: Scope
     ) -> tuple[int, int]:
         """(reason, version)."""
-        self.seq += 1
         command = Command(abandon=Abandon(client_id=client_id, through_seq=through_seq, basis=basis))
-        sender = ITS_WORKER if principal == "worker-7" and not more else client(50 + self.seq)
-        seq = self.seq if sender == ITS_WORKER else 1
+        sender, seq = ITS_WORKER, self.seq + 1
+        if principal == "worker-7" and not more:
+            self.seq = seq
+        else:  # a stranger: in a lane that nobody has
+            self.strangers += 1
+            sender, seq = client(50 + self.strangers), 1
         message = submit(sender, seq, [command.SerializeToString()], basis=int(self.replica.index))
         applied = self.replica.apply(group(message, principal=principal, **more))
-        if sender != ITS_WORKER:
-            self.seq -= 1
         ((_, _, reason, version),) = answers(applied.groups[0])
         return reason, version
 
