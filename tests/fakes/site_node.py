@@ -58,6 +58,7 @@ class SiteNode(
         self.seen: list[command_pb2.Submit] = []
         self.fetched: list[bytes] = []
         self.watches = 0
+        self.watched = 0  # now
         self.opens: list[set[bytes]] = []  # each report of what is held open
         self.sessions: list[pb.WorkerApplied] = []
         self._judged: dict[tuple[bytes, int], tuple[int, FileAck]] = {}
@@ -187,6 +188,14 @@ class SiteNode(
         if request.from_index < self.kept_from:
             yield pb.WatchLogResponse(snapshot_needed=pb.SnapshotNeeded(retained_from=self.kept_from))
             return
+        self.watched += 1
+        try:
+            async for answer in self._log(request):
+                yield answer
+        finally:
+            self.watched -= 1
+
+    async def _log(self, request: pb.WatchLogRequest) -> AsyncIterator[pb.WatchLogResponse]:
         at, told = 0, False
         while True:
             batches, at = self.site.batches[at:], len(self.site.batches)

@@ -42,6 +42,7 @@ FLUSH_EVERY_S = 0.05
 FLUSH_SOONER_CHANGES = 20_000
 UNFLUSHED_CHANGES_MAX = 200_000  # with more in memory the disk goes first
 PAUSE_S = (0.05, 1.0)
+GAP_S = 0.5  # how long the watched node may be behind an acknowledgement
 
 
 class Follower:
@@ -74,6 +75,8 @@ class Follower:
         self._filler = Filler(cache, source)
         self._came_whole = asyncio.Event()  # a tree whose content may not be here
         self._unchecked: DurableReader | None = None  # what a former run left
+        self._gap = asyncio.Event()
+        self._watch_leader = False  # next, and once
         self._watching: asyncio.Task[None] | None = None
         self._next_node = int.from_bytes(os.urandom(2), "big")
         self._unflushed = asyncio.Event()
@@ -113,6 +116,7 @@ class Follower:
             group.create_task(self._apply_loop())
             group.create_task(self._flush_loop())
             group.create_task(self._follow())
+            group.create_task(self._gap_loop())
             group.create_task(self._fill_loop())
             group.create_task(self._check_found())
 
@@ -185,6 +189,8 @@ class Follower:
         """What an acknowledgement says of the log: the operation is applied without waiting for the watch."""
         if self.failure is None:
             self._put(record, own)
+            if self._inbox.gap():
+                self._gap.set()
 
     def _put(self, record: LogRecord, own: Process | None) -> None:
         self.cluster_index = max(self.cluster_index, record.log_index)
@@ -205,6 +211,8 @@ class Follower:
             nodes = self._nodes.settings.nodes
             self._next_node += 1
             address = nodes[self._next_node % len(nodes)]
+            if self._watch_leader:
+                self._watch_leader, address = False, self._nodes.leader or address
             before = self._publishing.applied_index
             self._watching = asyncio.create_task(self._follow_once(address))
             try:
@@ -227,6 +235,20 @@ class Follower:
                 pause_s = PAUSE_S[0]
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_S[1])
+
+    async def _gap_loop(self) -> None:
+        """The leader has acknowledged what lies behind a record that the watched node does not bring: it may be cut
+        off, and would be left only after a while. The leader has that record."""
+        while True:
+            await self._gap.wait()
+            self._gap.clear()
+            wait_s = GAP_S
+            while lacking := self._inbox.gap():
+                await asyncio.sleep(wait_s)
+                if self._inbox.gap() == lacking and self._watching is not None:
+                    wait_s *= 2  # a leader that is slow, too, is not left at once
+                    self._watch_leader = True
+                    self._watching.cancel()
 
     def _stop_for_now(self, error: OSError) -> None:
         words = f"{error} (in {self._shelf.directory}): mend it, or make room, and start again"

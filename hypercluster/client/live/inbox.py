@@ -49,6 +49,10 @@ class Inbox:
         self._bytes = 0
         self._roots: deque[tuple[int, bytes]] = deque()  # of our own, in order of application
 
+    def gap(self) -> int:
+        """The record that those which are here wait for; 0 if there is no such."""
+        return self._next if self._items and self._next not in self._items else 0
+
     @property
     def has_room(self) -> bool:
         """Whether the watch may bring more; always when the next record itself is still to come."""

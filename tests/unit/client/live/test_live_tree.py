@@ -87,6 +87,26 @@ async def test_a_mutation_returns_when_what_came_before_it_is_here_too(tmp_path:
         assert [name for name, _ in tree.view.list(ROOT_ID)] == [b"mine", b"of somebody else"]
 
 
+@pytest.mark.req("WS-2")
+async def test_a_watched_node_that_falls_silent_does_not_hold_up_a_mutation(tmp_path: Path) -> None:
+    site = founded()
+    async with SiteNode(site) as leader, SiteNode(site) as other:
+        other.leads = False
+        async with following(leader, tmp_path / "a", others=(other,)) as tree:
+            await create(tree, b"before")
+            while True:
+                await eventually(lambda: leader.watched + other.watched == 1, "one node is watched")
+                if other.watched:
+                    break
+                tree._follower._watching.cancel()  # type: ignore[union-attr]
+                await eventually(lambda: not leader.watched, "it is left")
+            await eventually(lambda: tree.status().state == "live", "it follows")
+            other.mute = True
+            site.file(b"of somebody else")
+            await asyncio.wait_for(create(tree, b"mine"), 4)  # it would be left after ten seconds
+            assert len(tree.view.list(ROOT_ID)) == 3
+
+
 @pytest.mark.req("WS-2", "WS-20")
 async def test_every_operation_is_applied_from_its_acknowledgement(tmp_path: Path) -> None:
     """The watch says nothing; later it must agree."""

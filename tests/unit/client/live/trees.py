@@ -25,10 +25,15 @@ PATIENT = LaneSettings(no_leader_ns=20 * S_NS, deadline_ns=60 * S_NS)
 
 @contextlib.asynccontextmanager
 async def following(
-    node: SiteNode, state: Path, lane: LaneSettings = PATIENT, settings: LiveSettings | None = None
+    node: SiteNode,
+    state: Path,
+    lane: LaneSettings = PATIENT,
+    settings: LiveSettings | None = None,
+    others: tuple[SiteNode, ...] = (),
 ) -> AsyncIterator[LiveWorkspace]:
+    addresses = tuple(found.address for found in (node, *others))
     async with (
-        Client(ClientSettings((node.address,), lane=lane), name=state.name) as client,
+        Client(ClientSettings(addresses, lane=lane), name=state.name) as client,
         LiveWorkspace(client, node.site.workspace_id, "w", state.name, state, settings) as tree,
     ):
         yield tree
