@@ -7,6 +7,7 @@ import contextlib
 import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from hypercluster.cli.node_archive import archive as archive_commands
 from hypercluster.cli.workspace import workspace as workspace_commands
 from hypercluster.client.client import Client
+from hypercluster.client.lane_types import S_NS, LaneSettings
 from hypercluster.client.snapshots import list_snapshots, node_manifest, take_snapshot, verify_snapshot
 from hypercluster.client.worker import feed
 from hypercluster.client.worker.snapshots import _pieces, snapshot, stored_snapshot
@@ -26,6 +28,7 @@ from hypercluster.limits import HAZARD_WINDOW_OPS
 from hypercluster.pb.v1 import workspace_pb2
 from tests.integration.cluster import FAST_RATE, Cluster
 
+PATIENT = LaneSettings(no_leader_ns=30 * S_NS, deadline_ns=60 * S_NS)
 SETTINGS = {
     **FAST_RATE,
     "retention": {"snapshot_every_s": 1, "snapshots_kept": 3, "oplog_keep_s": 0, "oplog_keep_ops": 300},
@@ -210,3 +213,56 @@ async def test_a_killed_node_has_its_snapshots_again(client: Client, cluster: Cl
         return not check.problem
 
     await until(sound, f"{follower} has its snapshot")
+
+
+@pytest.mark.long
+@pytest.mark.req("WS-53", "WS-54")
+@pytest.mark.parametrize("seed", range(2))
+async def test_nodes_killed_again_and_again_lose_no_record_and_no_page(tmp_path: Path, seed: int) -> None:
+    """Whatever was trimmed is in each node's archive, without a gap, up to where its log begins; and what it stored of
+    snapshots is whole."""
+    print(f"seed {seed}")
+    draw = random.Random(seed)
+    settings = {**SETTINGS, "retention": {**SETTINGS["retention"], "oplog_keep_ops": 50, "snapshots_kept": 2}}
+    async with Cluster(tmp_path, settings=settings) as cluster:
+        client_settings = replace(cluster.client_settings(), lane=PATIENT, read_deadline_s=30.0)
+        async with Client(client_settings) as client:
+            workspace = await client.create_workspace("killed-often")
+            stop = asyncio.Event()
+
+            async def load() -> None:
+                while not stop.is_set():
+                    names = [b"%010d" % draw.getrandbits(32) for _ in range(20)]
+                    results = await asyncio.gather(
+                        *(workspace.ops.mkdir(bytes(16), name) for name in names), return_exceptions=True
+                    )
+                    assert all(not isinstance(found, AssertionError) for found in results)
+
+            loading = asyncio.create_task(load())
+            for _ in range(8):
+                await asyncio.sleep(draw.uniform(0.5, 2.0))
+                name = draw.choice(sorted(cluster.plans))
+                cluster.kill(name)
+                await asyncio.sleep(draw.uniform(0.0, 0.5))
+                cluster.start(name)
+            stop.set()
+            await loading
+
+            async def settled() -> bool:
+                try:
+                    log_index = (await take_snapshot(workspace)).log_index
+                    checks = await verify_snapshot(workspace, log_index)
+                except HyperClusterError:
+                    return False
+                return [check.problem for check in checks] == ["", "", ""]
+
+            await until(settled, "each node has the newest snapshot, whole", 120.0)
+            floor = (await list_snapshots(workspace)).retention.log_floor
+            assert floor > 100
+        for name in sorted(cluster.plans):
+            assert await cluster.stop(name) == 0
+            data = cluster.directory / name / "data"
+            result = CliRunner().invoke(archive_commands, ["verify", str(data), "--json"], standalone_mode=False)
+            (row,) = json.loads(result.output)["workspaces"]
+            assert (row["damage"], row["gaps"], row["first"]) == ([], [], 1), name
+            assert row["last"] >= floor - 1, name
