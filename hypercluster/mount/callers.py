@@ -15,11 +15,11 @@ import time
 from typing import Final
 
 from hypercluster.client.live.ports import Process
+from hypercluster.mount.seldom import Seldom
 
 REMEMBER_S: Final = 1.0
 REMEMBERED_MAX: Final = 4_096
 COMPLAIN_EVERY_S: Final = 10.0
-COMPLAINTS_MAX: Final = 1_024
 
 NOBODY: Final = Process(0, 0)  # the kernel itself, or a process of another pid namespace
 
@@ -48,20 +48,13 @@ class Callers:
         self._directory = directory
         self._lock = threading.Lock()
         self._processes: dict[int, tuple[Process, float]] = {}
-        self._complained: dict[int, float] = {}
+        self._complaints = Seldom(COMPLAIN_EVERY_S)
 
     def admit(self, uid: int, pid: int) -> None:
         """Raises OSError(EACCES) for a foreign uid (WS-6)."""
         if uid == self._uid:
             return
-        now = time.monotonic()
-        with self._lock:
-            loud = now - self._complained.get(uid, -COMPLAIN_EVERY_S) >= COMPLAIN_EVERY_S
-            if loud:
-                if len(self._complained) >= COMPLAINTS_MAX:
-                    self._complained.clear()
-                self._complained[uid] = now
-        if loud:
+        if self._complaints.due(uid):
             log.error(
                 "uid %d (pid %d) was refused on %s: the workspace belongs to uid %d alone, and every process that uses "
                 "it must run as that user",

@@ -39,6 +39,7 @@ class Desk:
 
     def __init__(self, live: LiveTree, loop: asyncio.AbstractEventLoop, directory: str) -> None:
         self.live = live
+        self.directory = directory
         self.view: View = live.view
         self.loop = loop
         self.nodes = NodeTable()

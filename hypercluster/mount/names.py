@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from typing import Final
 
 from hypercluster.client.live.ports import KIND_DIRECTORY, KIND_FILE, KIND_SYMLINK, Node
 from hypercluster.limits import NAME_BYTES_MAX, SYMLINK_TARGET_BYTES_MAX
 from hypercluster.mount.desk import Desk
 from hypercluster.mount.request import Request
+from hypercluster.mount.seldom import Seldom
 from hypercluster.pb.v1 import workspace_command_pb2 as pb
 
 RENAME_NOREPLACE: Final = 1
 PERMISSION_BITS: Final = 0o7777
 SYMLINK_MODE: Final = 0o777
+WARN_EVERY_S: Final = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ def node_of(desk: Desk, ack: pb.FileAck, kind: int, mode: int, target: bytes = b
 class NameOperations:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._warnings = Seldom(WARN_EVERY_S)
 
     def lookup(self, request: Request, parent: int, name: bytes) -> None:
         desk = self._desk
@@ -77,10 +81,18 @@ class NameOperations:
     def symlink(self, request: Request, target: bytes, parent: int, name: bytes) -> None:
         if len(target) > SYMLINK_TARGET_BYTES_MAX:
             raise OSError(errno.ENAMETOOLONG, f"a symlink's target is at most {SYMLINK_TARGET_BYTES_MAX} bytes")
-        if target.startswith(b"/"):
-            log.warning("the symlink %r points to %r, which other hosts may not have", name, target)  # WS-25
+        if self._leads_out(target) and self._warnings.due("symlink"):
+            log.warning(
+                "the symlink %s of pid %d points to %s, which other hosts may not have (said once in %.0f s)",
+                os.fsdecode(name), request.pid, os.fsdecode(target), WARN_EVERY_S,
+            )  # fmt: skip
         command = pb.FileCommand(symlink=pb.Symlink(place=self._place(request, parent, name), target=target))
         self._make(request, command, KIND_SYMLINK, SYMLINK_MODE, target)
+
+    def _leads_out(self, target: bytes) -> bool:
+        """An absolute target outside of this mount (WS-25)."""
+        here = os.fsencode(self._desk.directory)
+        return target.startswith(b"/") and target != here and not target.startswith(here + b"/")
 
     def link(self, request: Request, node: int, new_parent: int, new_name: bytes) -> None:
         at = self._place(request, new_parent, new_name)

@@ -209,6 +209,16 @@ def test_mappings_are_for_reading(place: Path) -> None:
     os.close(writer)
 
 
+@pytest.mark.req("WS-25")
+def test_a_symlink_that_leads_out_is_kept_and_named(place: Path, mounts: tuple[Mount, Mount]) -> None:
+    os.symlink(place / "f", place / "inside")
+    os.symlink("../../elsewhere", place / "relative")
+    os.symlink("/srv/elsewhere", place / "outside")
+    assert os.readlink(place / "outside") == "/srv/elsewhere"
+    said = [line for line in mounts[0].log.read_text().splitlines() if "other hosts may not have" in line]
+    assert len(said) == 1 and "outside" in said[0] and f"pid {os.getpid()}" in said[0]
+
+
 @pytest.mark.req("WS-6")
 def test_a_foreign_uid_is_refused_and_named(place: Path, mounts: tuple[Mount, Mount]) -> None:
     (place / "f").write_bytes(b"secret")
