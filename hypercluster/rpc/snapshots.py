@@ -23,7 +23,6 @@ from hypercluster.errors import (
     OutcomeUnknownError,
     RefusedError,
 )
-from hypercluster.log.snapshot_manifest import Manifest
 from hypercluster.node.collection import Progress
 from hypercluster.node.fanout import OpLog
 from hypercluster.node.reads import Reads, ReadWish
@@ -33,6 +32,7 @@ from hypercluster.pb.v1 import workspace_pb2 as pb
 from hypercluster.rpc.calls import Call
 from hypercluster.rpc.reading import state_of, wish_of
 from hypercluster.rpc.tree_snapshot import send_snapshot
+from hypercluster.snapshot_manifest import Manifest
 from hypercluster.state_machine.outcome import OK, PRECONDITION_FAILED
 from hypercluster.state_machine.store import Reader
 from hypercluster.state_machine.workspace.oplog import log_bytes

@@ -19,8 +19,8 @@ from hypercluster.client.nodes import Nodes
 from hypercluster.client.stubs import workspace_service
 from hypercluster.credentials.certificates import read_file
 from hypercluster.errors import DamagedError, HyperClusterError, NoQuorumError
-from hypercluster.log.snapshot_manifest import open_manifest, verified
 from hypercluster.pb.v1 import workspace_pb2
+from hypercluster.snapshot_manifest import open_manifest, verified
 
 RESUMED_MAX: Final = 8  # times in a row, without a piece between
 RESUME_PAUSE_S: Final = 0.1  # times the number of failures in a row

@@ -22,7 +22,8 @@ from blake3 import blake3
 from hypercluster.credentials.certificates import KeyPair
 from hypercluster.errors import DamagedError, WrongDirectoryError
 from hypercluster.limits import MIB
-from hypercluster.log.snapshot_manifest import (
+from hypercluster.pb.v1 import snapshot_pb2 as pb
+from hypercluster.snapshot_manifest import (
     MANIFEST_BYTES_MAX,
     Manifest,
     decode_file,
@@ -30,7 +31,6 @@ from hypercluster.log.snapshot_manifest import (
     open_manifest,
     sign_manifest,
 )
-from hypercluster.pb.v1 import snapshot_pb2 as pb
 from hypercluster.storage.chunk_store import ChunkStore
 from hypercluster.storage.disk import Disk
 from hypercluster.storage.runner import InlineRunner

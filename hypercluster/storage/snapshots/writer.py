@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from hypercluster.credentials.certificates import KeyPair
 from hypercluster.errors import check
-from hypercluster.log.snapshot_manifest import Manifest
+from hypercluster.snapshot_manifest import Manifest
 from hypercluster.state_machine.outcome import MarkedSnapshot
 from hypercluster.state_machine.store import Family
 from hypercluster.state_machine.workspace.records import decode_header, header_key

@@ -12,8 +12,8 @@ from blake3 import blake3
 
 from hypercluster.credentials import signatures
 from hypercluster.errors import DamagedError, InvariantError, TurnedAwayError
-from hypercluster.log.snapshot_manifest import open_manifest, verified
 from hypercluster.pb.v1 import snapshot_pb2 as pb
+from hypercluster.snapshot_manifest import open_manifest, verified
 from hypercluster.state_machine.outcome import MarkedSnapshot
 from hypercluster.state_machine.store import Change, Family
 from hypercluster.state_machine.workspace.records import prefix_end
