@@ -12,6 +12,7 @@ from functools import partial
 from hypercluster.cli.node_settings import retention_settings
 from hypercluster.config import Config
 from hypercluster.credentials.tls import ReloadingFiles
+from hypercluster.limits import DISK_LOW_BYTES
 from hypercluster.node.archiving import Archiving
 from hypercluster.node.chunk_bytes import ChunkBytes
 from hypercluster.node.collection import Collection
@@ -58,6 +59,7 @@ class RetentionParts:
             lambda: files.current().pair,
             on_fatal,
             bytes_per_s=config.retention.snapshot_bytes_per_s,
+            has_room=lambda: directory.storage.free_bytes() > 2 * DISK_LOW_BYTES,
         )
         storage = directory.storage
         self.chunk_bytes = ChunkBytes(

@@ -61,8 +61,10 @@ class TreeSnapshots:
         on_fatal: Callable[[BaseException], None],
         *,
         bytes_per_s: int,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`pair` is what this node signs with; `runner` is not the one that syncs."""
+        """`pair` is what this node signs with; `runner` is not the one that syncs. Without `has_room` nothing is
+        written: the log and the state need what is left of the disk."""
         self.store = store
         self._reader = reader
         self._hold = hold
@@ -73,6 +75,7 @@ class TreeSnapshots:
         self._pair = pair
         self._on_fatal = on_fatal
         self._bytes_per_s = bytes_per_s
+        self._has_room = has_room
         self._waiting: dict[bytes, SnapshotWriter] = {}
         self._writing: SnapshotWriter | None = None
         self._busy = False  # a job of ours is with the runner
@@ -87,6 +90,9 @@ class TreeSnapshots:
         """While the store shows what the entry left."""
         for mark in marks:
             if self._closed or self.store.find(mark.workspace_id, mark.log_index) is not None:
+                continue
+            if not self._has_room():
+                self._give_up(mark, "there is little room on the disk")
                 continue
             before = self._waiting.pop(mark.workspace_id, None)
             if before is not None:
@@ -127,6 +133,8 @@ class TreeSnapshots:
         )
 
     def _stepped(self, writer: SnapshotWriter, published: bool, before_bytes: int, error: BaseException | None) -> None:
+        if error is None and not published and not self._has_room():
+            error = DiskFullError("there is little room on the disk")
         if error is None and not published and not self._closed:
             pause_s = (writer.bytes_read - before_bytes) / self._bytes_per_s
             self._turns.call_at(self._turns.time() + pause_s, self._go_on)
@@ -167,7 +175,8 @@ class TreeSnapshots:
         if gone:
             self._submit(lambda: self._drop(gone), self._dropped)
             return
-        self._make_again()
+        if self._has_room():
+            self._make_again()
         self._go_on()
 
     def _make_again(self) -> None:

@@ -51,6 +51,7 @@ class Snapshooting(World):
         self.path = path
         self.fatal: list[BaseException] = []
         self.held: list[HeldScan] = []
+        self.room = True
         self.open()
 
     def hold(self, family: Family, start: bytes, end: bytes) -> HeldScan:
@@ -71,6 +72,7 @@ class Snapshooting(World):
             lambda: certs.node("n1"),
             self.fatal.append,
             bytes_per_s=1 << 20,
+            has_room=lambda: self.room,
         )
         self.host._on_snapshots = self.snapshots_here.marked
 
@@ -216,3 +218,34 @@ def test_a_full_disk_costs_the_snapshot_and_not_the_node(world: Snapshooting, mo
     world.files(1)
     world.mark()
     world.work(lambda: bool(world.fatal))
+
+
+@pytest.mark.req("WS-53", "CL-4")
+def test_what_is_left_of_a_disk_is_not_for_snapshots(world: Snapshooting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree_snapshots, "STEP_RECORDS", 50)
+    world.files(400)
+    world.room = False
+    world.mark()
+    assert not world.held, "it does not begin"
+    world.room = True
+    world.files(1)
+    log_index = world.mark()
+    world.runner.run_one()
+    world.turns.pass_time(1.0)
+    world.runner.run_one()
+    world.room = False
+    world.turns.pass_time(1.0)
+    while world.runner.jobs:
+        world.runner.run_one()
+        world.turns.pass_time(1.0)
+    assert all(found.ended for found in world.held), "it does not go on"
+    for _ in range(10):
+        world.turns.pass_time(10)
+        world.snapshots_here.look()
+        while world.runner.jobs:
+            world.runner.run_one()
+    assert world.store.held() == []
+    assert world.store.page_count == 0, "what it had written is given back"
+    world.room = True
+    world.work(lambda: world.store.held() == [(world.workspace_id, log_index)])
+    assert not world.fatal
