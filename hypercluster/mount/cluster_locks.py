@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from hypercluster.client.answers import errno_of
 from hypercluster.client.client import Client
@@ -31,6 +33,14 @@ Key = tuple[bytes, int]  # inode, owner
 
 
 @dataclass(slots=True)
+class Turn:
+    """One command of an owner on a file at a time; here as long as somebody uses it."""
+
+    users: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(slots=True)
 class Lock:
     held: Held
     exclusive: bool
@@ -43,15 +53,14 @@ class ClusterLocks:
         self._client = client
         self._live = live
         self._locks: dict[Key, Lock] = {}
-        self._turns: dict[Key, asyncio.Lock] = {}  # one command an owner and file at a time
+        self._turns: dict[Key, Turn] = {}
 
     def guard(self, token: int) -> lock_pb.Guard:
         return lock_pb.Guard(token=token, history_id=self._client.leases.history_id)
 
     async def acquire(self, inode_id: bytes, owner: int, *, exclusive: bool, wait: bool) -> int:
         key = (inode_id, owner)
-        turn = self._turns.setdefault(key, asyncio.Lock())
-        async with turn:
+        async with self._turn(key):
             present = self._locks.get(key)
             if present is not None and present.exclusive == exclusive and not present.held.lost:
                 return present.held.token
@@ -80,8 +89,7 @@ class ClusterLocks:
 
     async def release(self, inode_id: bytes, owner: int) -> None:
         key = (inode_id, owner)
-        turn = self._turns.setdefault(key, asyncio.Lock())
-        async with turn:
+        async with self._turn(key):
             lock = self._locks.pop(key, None)
             if lock is not None and not lock.held.lost:
                 lock.held.on_lost.clear()
@@ -91,8 +99,18 @@ class ClusterLocks:
                     log.warning("the lock on %s had been lost when it was released", self._words(inode_id))
                 except HyperClusterError as error:
                     raise _os_error(error) from error
-        if not turn.locked() and key not in self._locks:
-            self._turns.pop(key, None)
+
+    @asynccontextmanager
+    async def _turn(self, key: Key) -> AsyncIterator[None]:
+        turn = self._turns.setdefault(key, Turn())
+        turn.users += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[key]
 
     async def holder(self, inode_id: bytes, owner: int, *, exclusive: bool) -> bool | None:
         request = coordination_pb2.LocksRequest(

@@ -86,3 +86,34 @@ def test_an_election_is_ridden_out(tmp_path: Path) -> None:
                 (mount.path / f"f{turn}").write_bytes(b"written while there was no leader")
                 cluster.cluster.start(leader)
             assert os.listdir(mount.path) == ["f0", "f1", "f2"] and mount.worker() == worker
+
+
+@pytest.mark.req("WS-4")
+@pytest.mark.long
+def test_an_outcome_that_stays_open_is_eio_and_holds_up_its_process_alone(tmp_path: Path) -> None:
+    with LocalCluster(tmp_path) as cluster:
+        cluster.make_workspace("demo")
+        with Mount(cluster, tmp_path, "demo", "q", "--no-leader", "2", "--deadline", "4") as mount:
+            (mount.path / "before").mkdir()
+            worker = mount.worker()
+            for name in cluster.cluster.plans:
+                cluster.cluster.pause(name)
+            try:
+                assert refusal(os.mkdir, mount.path / "open") == "EIO"  # it was sent, and nobody answers
+                assert refusal(os.mkdir, mount.path / "next") == "EROFS"  # not before that one is given up
+                assert os.listdir(mount.path) == ["before"]
+            finally:
+                for name in cluster.cluster.plans:
+                    cluster.cluster.resume(name)
+            cluster.leader()
+            child = os.fork()
+            if child == 0:
+                done = False
+                while not done:  # another process waits for a leader and for nothing else
+                    done = refusal(os.mkdir, mount.path / "child") in {"ok", "EEXIST"}
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            within(lambda: refusal(os.mkdir, mount.path / "next") == "ok", "given up, and on it goes", 30.0)
+            assert mount.worker() == worker
+            found = set(os.listdir(mount.path))
+            assert {"before", "child", "next"} <= found <= {"before", "child", "next", "open"}
