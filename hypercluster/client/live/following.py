@@ -42,7 +42,7 @@ FLUSH_EVERY_S = 0.05
 FLUSH_SOONER_CHANGES = 20_000
 UNFLUSHED_CHANGES_MAX = 200_000  # with more in memory the disk goes first
 PAUSE_S = (0.05, 1.0)
-GAP_S = 0.5  # how long the watched node may be behind an acknowledgement
+GAP_S, GAP_S_MAX = 0.5, 8.0  # how long the watched node may be behind an acknowledgement
 
 
 class Follower:
@@ -246,7 +246,7 @@ class Follower:
             while lacking := self._inbox.gap():
                 await asyncio.sleep(wait_s)
                 if self._inbox.gap() == lacking and self._watching is not None:
-                    wait_s *= 2  # a leader that is slow, too, is not left at once
+                    wait_s = min(2 * wait_s, GAP_S_MAX)  # a leader that is slow, too, is not left at once
                     self._watch_leader = True
                     self._watching.cancel()
 
