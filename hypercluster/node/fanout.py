@@ -52,16 +52,19 @@ class OpLog:
         bounds: Callable[[bytes], tuple[int, int]],
         replay_from: Callable[[bytes], int] | None = None,
         too_far: Callable[[bytes, Slice], str] = lambda _workspace_id, _slice: "",
+        is_snapshot: Callable[[bytes, int], bool] = lambda _workspace_id, _log_index: False,
     ) -> None:
         """`read(workspace_id, from_index, bytes_max)`: at least one batch if there is any. `bounds(batch)`: its first
         and last log_index. `replay_from(workspace_id)`: where a watch may begin (WS-52), without it wherever the log
-        does. `too_far(workspace_id, slice)`: why a watch that is to be sent this next is ended."""
+        does. `too_far(workspace_id, slice)`: why a watch that is to be sent this next is ended. `is_snapshot`: whether
+        a snapshot of this log_index is kept."""
         self.head = head
         self.retained_from = retained_from
         self.read = read
         self.bounds = bounds
         self.replay_from = replay_from or retained_from
         self.too_far = too_far
+        self.is_snapshot = is_snapshot
 
 
 class _Event(NamedTuple):
@@ -76,6 +79,7 @@ class Watch:
     __slots__ = (
         "_caught_up_told",
         "_fanout",
+        "_from_snapshot",
         "_lagging",
         "_queue",
         "_queue_bytes",
@@ -84,8 +88,9 @@ class Watch:
         "workspace_id",
     )
 
-    def __init__(self, fanout: Fanout, workspace_id: bytes, from_index: int) -> None:
+    def __init__(self, fanout: Fanout, workspace_id: bytes, from_index: int, *, from_snapshot: bool = False) -> None:
         self._fanout = fanout
+        self._from_snapshot = from_snapshot
         self.workspace_id = workspace_id
         self.next_index = from_index
         self._queue: deque[_Event] = deque()
@@ -163,7 +168,7 @@ class Watch:
             if found.first_index != self.next_index:
                 raise HistoryGoneError(f"the log is kept from {found.first_index}; {self.next_index} is gone")
             why = self._fanout.op_log.too_far(self.workspace_id, found)
-            if why:
+            if why and (self._caught_up_told or not self._from_snapshot):
                 raise HistoryGoneError(f"a snapshot is needed: {why}")
             self.next_index = found.last_index + 1
             return self._fanout.encode(found)
@@ -192,10 +197,12 @@ class Fanout:
     def __len__(self) -> int:
         return self._count
 
-    def watch(self, workspace_id: bytes, from_index: int) -> Watch:
+    def watch(self, workspace_id: bytes, from_index: int, *, from_snapshot: bool = False) -> Watch:
+        """`from_snapshot`: it follows a snapshot, whose building took its time: how far it lags counts once it has
+        caught up."""
         if self._count >= limits.WATCHERS_MAX:
             raise QueueFullError(f"{self._count} watches are open on this node, limit WATCHERS_MAX: use another node")
-        watch = Watch(self, workspace_id, from_index)
+        watch = Watch(self, workspace_id, from_index, from_snapshot=from_snapshot)
         self._watches.setdefault(workspace_id, set()).add(watch)
         self._count += 1
         self.metrics.watchers.set(self._count)

@@ -15,6 +15,7 @@ from hypercluster.pb.v1.workspace_command_pb2 import LogBatch
 from hypercluster.state_machine.store import Reader
 from hypercluster.state_machine.workspace import queries
 from hypercluster.state_machine.workspace.oplog import log_floor, scan_log
+from hypercluster.state_machine.workspace.snapshots import read_snapshot
 
 
 def stored_op_log(reader: Reader, wall_ns: Callable[[], int]) -> OpLog:
@@ -54,7 +55,10 @@ def stored_op_log(reader: Reader, wall_ns: Callable[[], int]) -> OpLog:
         found = head(workspace_id)
         return lags_too_far(found.log_index if found is not None else 0, part.first_index, part.batches[0], wall_ns())
 
-    return OpLog(head, retained_from, read, bounds, replay_from, too_far)
+    def is_snapshot(workspace_id: bytes, log_index: int) -> bool:
+        return read_snapshot(reader, workspace_id, log_index) is not None
+
+    return OpLog(head, retained_from, read, bounds, replay_from, too_far, is_snapshot)
 
 
 def bounds(batch: bytes) -> tuple[int, int]:

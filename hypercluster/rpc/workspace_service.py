@@ -218,10 +218,16 @@ class WorkspaceService:
         if from_index > header.log_index + 1:
             # This node may be behind the one that gave the caller its position: not an error of the caller's.
             await self._catch_up(request.workspace_id, from_index, call)
-        if from_index < self._fanout.op_log.replay_from(request.workspace_id):
-            await self._say_snapshot(request.workspace_id, call)
-            return
-        watch = self._fanout.watch(request.workspace_id, from_index)
+        op_log = self._fanout.op_log
+        from_snapshot = False
+        if from_index < op_log.replay_from(request.workspace_id):
+            # The tail of a snapshot that is kept may be as long as it took to build: otherwise a tree that takes longer
+            # than the window would be built for ever.
+            from_snapshot = op_log.is_snapshot(request.workspace_id, from_index - 1)
+            if not from_snapshot or from_index < op_log.retained_from(request.workspace_id):
+                await self._say_snapshot(request.workspace_id, call)
+                return
+        watch = self._fanout.watch(request.workspace_id, from_index, from_snapshot=from_snapshot)
         try:
             while True:
                 message = await watch.next_message()

@@ -89,3 +89,30 @@ async def test_a_watch_that_lags_too_far_is_cut_over_and_the_others_go_on(monkey
     quick.look_again()
     with pytest.raises(HistoryGoneError):
         await quick.next_message()
+
+
+@pytest.mark.req("WS-52")
+async def test_the_tail_of_a_snapshot_may_be_as_old_as_its_building_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "WATCH_SLICE_BYTES", 1)
+    world = World()
+    world.files(3)
+    world.look(4)
+    assert world.snapshots() == [3]
+    world.files(3)
+    world.pass_time(2 * LAG_S)
+    shared = fanout(world)
+    assert floor(world) == 7
+    assert shared.op_log.is_snapshot(world.workspace_id, 3)
+    assert not shared.op_log.is_snapshot(world.workspace_id, 4)
+    watch = shared.watch(world.workspace_id, 4, from_snapshot=True)
+    assert [await first_index(watch) for _ in range(3)] == [4, 5, 6]
+    assert isinstance(await watch.next_message(), Head)
+    world.files(2)
+    watch.look_again()
+    assert await first_index(watch) == 7
+    world.pass_time(LAG_S + 1)
+    with pytest.raises(HistoryGoneError, match="LAG_MAX_MS"):
+        await watch.next_message()
+    plain = shared.watch(world.workspace_id, 4)
+    with pytest.raises(HistoryGoneError, match="LAG_MAX_MS"):
+        await plain.next_message()
