@@ -41,8 +41,15 @@ GROWTH_FACTOR, GROWTH_SLACK = 1.5, 400  # of live objects of one type, second ag
 GROWTH_FROM_H = 2.0  # a shorter run is still filling what is bounded
 LOG_ENTRIES_MAX = 4 * (LOG_KEEP_ENTRIES + CHECKPOINT_EVERY_ENTRIES)  # in one node's log
 # What has a bound of its own, far above what half of a run may happen to reach: what the stores hold until they flush,
-# and the tails of the logs.
-BOUNDED = Counter({"Change": 20_000, "LogEntry": (VOTERS + LEARNERS) * LOG_ENTRIES_MAX})
+# the tails of the logs, and the inner nodes of Merkle trees, which follow the files that a day makes and not its hours:
+# at most one for every eight leaves, two leaves a file.
+BOUNDED = Counter(
+    {
+        "Change": 20_000,
+        "LogEntry": (VOTERS + LEARNERS) * LOG_ENTRIES_MAX,
+        "Inner": (VOTERS + LEARNERS) * 24 * OPERATIONS_PER_H * 2 // 8,
+    }
+)
 
 
 @dataclass(slots=True)
