@@ -31,6 +31,7 @@ from tests.integration.cluster import FAST_RATE, Cluster
 PATIENT = LaneSettings(no_leader_ns=30 * S_NS, deadline_ns=60 * S_NS)
 SETTINGS = {
     **FAST_RATE,
+    "raft": {"election_min_ms": 1_500, "election_max_ms": 3_000},  # a machine that is busy with other tests
     "retention": {"snapshot_every_s": 1, "snapshots_kept": 3, "oplog_keep_s": 0, "oplog_keep_ops": 300},
 }
 
