@@ -23,4 +23,6 @@ def test_a_short_stretch(name: str) -> None:
     kill_every_s = "0" if name == "building" else "8"
     done = subprocess.run([*command, "--kill-every", kill_every_s], capture_output=True, text=True, check=False)
     print(done.stdout)
+    if done.returncode == 2:
+        pytest.skip(done.stdout.strip())
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
