@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, Final
 
 from chaos.checkers.findings import Findings, cannot_judge
@@ -30,6 +29,7 @@ TTL_NS: Final = 5_000_000_000
 GRACE_NS: Final = 2_000_000_000
 TOLERANCE_NS: Final = 50_000_000  # between the clocks of two processes of one machine, and of a timer
 SHARED: Final = "shared"
+EXCLUSIVE: Final = "exclusive"
 LOST: Final = frozenset({"FENCED", "LOCK_LOST"})
 
 
@@ -144,6 +144,11 @@ def _compatible(one: Grant, other: Grant) -> bool:
     return one.kind == other.kind == SHARED or bool(one.permits and one.permits == other.permits)
 
 
+def _may_be_beside(later: Grant, earlier: Grant | None) -> bool:
+    """Nobody was told of the grant of an `earlier` that is None; what it was is not known."""
+    return later.kind != EXCLUSIVE if earlier is None else _compatible(later, earlier)
+
+
 def _sure(grants: Sequence[Grant]) -> Iterator[tuple[Grant, int, int]]:
     for grant in grants:
         until = grant.sure_until_ns()
@@ -185,19 +190,23 @@ def _judge_writes(key: str, grants: Sequence[Grant], operations: Sequence[Operat
         # Whoever was granted later and had heard of it when this write was called had taken the lock from it.
         for later in grants:
             taken = later.token > token and later.made.returned_ns < write.called_ns
-            if taken and (grant is None or not _compatible(later, grant)):
+            if taken and not _may_be_beside(later, grant):
                 findings.wrong(f"{key}: an old token wrote: {write.describe()}, after {later.describe()}")
                 break
     logged = [(index, o) for o in writes if (index := o.number("log_index")) is not None]
     logged.sort(key=lambda entry: entry[0])
-    for (_, before), (index, after) in pairwise(logged):
-        first, second = by_token.get(_asked(before, "token")), by_token.get(_asked(after, "token"))
-        if first is None or second is None or _compatible(first, second):
-            continue
-        if second.token < first.token:
-            findings.wrong(
-                f"{key}: at log_index {index} an older token writes: {after.describe()}; {before.describe()}"
-            )
+    newest: dict[tuple[str, int], Grant] = {}  # that has written so far, by kind
+    for index, write in logged:
+        token = _asked(write, "token")
+        grant = by_token.get(token)
+        for later in newest.values():
+            if token < later.token and not _may_be_beside(later, grant):
+                findings.wrong(
+                    f"{key}: at log_index {index} an older token writes: {write.describe()}, after {later.describe()}"
+                )
+        if grant is not None:
+            kind = grant.kind, grant.permits
+            newest[kind] = max(newest.get(kind, grant), grant, key=lambda one: one.token)
 
 
 def _judge_refusals(key: str, grants: Sequence[Grant], operations: Sequence[Operation], findings: Findings) -> None:
@@ -210,7 +219,9 @@ def _judge_refusals(key: str, grants: Sequence[Grant], operations: Sequence[Oper
             grant.made.called_ns < refused.returned_ns and grant.may_until_ns() > refused.called_ns for grant in grants
         )
         # One that waits, or whose answer nobody heard, may have it too.
-        asked = any(o is not refused and o.outcome not in (OK, FAIL) for o in asking)
+        asked = any(
+            o is not refused and o.outcome not in (OK, FAIL) and o.called_ns < refused.returned_ns for o in asking
+        )
         waits = any(
             o is not refused and o.called_ns < refused.returned_ns and o.returned_ns > refused.called_ns for o in asking
         )
@@ -241,6 +252,7 @@ def _judge_reclaims(held: Sequence[Grant], findings: Findings) -> None:
                 findings.wrong(f"worker {worker!r} took over what {grant.worker!r} held: {reclaim.describe()}")
             since_ns = reclaim.returned_ns - TTL_NS
             for sign in grant.uses:
-                alive = sign.op in ("renew", "write") and sign.outcome == OK
+                of_client = sign.text("client_id") == grant.made.text("client_id") != ""
+                alive = sign.outcome == OK and (sign.op == "renew" or (sign.op == "write" and of_client))
                 if alive and sign.called_ns > since_ns and sign.returned_ns < reclaim.called_ns:
                     findings.wrong(f"taken over from a client that was heard: {reclaim.describe()}; {sign.describe()}")

@@ -4,8 +4,9 @@ Owns: what a client does next with the lock it has, and the pauses: now and then
 than TTL and grace, and then writes with the token it remembers.
 Never: the library's own lease loop; every renewal is an operation of the history, sent when the workload says so.
 Invariants: a client holds or waits for one lock at a time; what it knows of it is what answers said; a lock whose
-client ended is left to expire, or taken over by another client (WS-43) under a new token. All clients of a process are
-one worker.
+client ended is left to expire, or taken over by another client (WS-43) under a new token. One that only goes is to the
+cluster the end of a client too: it never uses that lane again before all others. All clients of a process are one
+worker. Once a request is in the queue, whatever fails leaves its outcome unknown.
 """
 
 from __future__ import annotations
@@ -26,21 +27,23 @@ from hypercluster.client.answers import raise_unless_ok
 from hypercluster.client.file_ops import FileOps
 from hypercluster.client.stubs import coordination_service
 from hypercluster.client.workspace import Workspace
-from hypercluster.errors import OutcomeUnknownError
+from hypercluster.errors import HyperClusterError, OutcomeUnknownError
 from hypercluster.limits import LOCK_GRACE_MS, LOCK_TTL_MS
 from hypercluster.pb.v1 import command_pb2 as command_pb
 from hypercluster.pb.v1 import coordination_command_pb2 as lock_pb
 from hypercluster.pb.v1 import coordination_pb2 as event_pb
 
 WORKER = "one"  # in the history; the certificate of all these clients is one
-LOCK_LANE = 6
+LOCK_LANES = range(6, 14)  # to the cluster each is a client of its own
 WAIT_MS = 1_500
 LOOK_S = 0.05  # between two looks at a request that waits
 LOST_S = 2.0  # how much later than the cluster a wait is given up
 RENEW_S = LOCK_TTL_MS / 3_000
 PAUSE_S = (LOCK_TTL_MS + LOCK_GRACE_MS) / 1_000 + 1.0
 PAUSED = 0.03  # share of the turns of a holder in which it falls asleep
+LEAVES = 0.02  # share of the turns of a holder in which it goes and leaves its lock behind
 LEFT_KEPT = 20
+SILENT_S = LOCK_TTL_MS / 1_000 + 1.0  # whoever has been gone for so long may be followed soon
 
 KINDS = {"exclusive": lock_pb.LOCK_KIND_EXCLUSIVE, "shared": lock_pb.LOCK_KIND_SHARED}
 
@@ -55,12 +58,14 @@ class Held:
     token: int
     renewed_s: float
     asleep_until_s: float = 0.0
+    left_s: float = 0.0
 
 
 class Locks:
     def __init__(self) -> None:
         self._held: dict[str, Held] = {}  # by the client's name
-        self._left: deque[Held] = deque(maxlen=LEFT_KEPT)  # by clients that ended
+        self._left: deque[Held] = deque(maxlen=LEFT_KEPT)  # by clients that ended or went, oldest first
+        self._lanes: dict[str, int] = {}  # how often a client went
         self._handles = itertools.count(1)
         self._records = itertools.count(1)
 
@@ -99,10 +104,14 @@ class Locks:
             return None
         if now_s - held.renewed_s > RENEW_S:
             return self._renew(held)
+        if self._rng.random() < LEAVES:
+            self._leave(who.name)
+            self._lanes[who.name] = self._lanes.get(who.name, 0) + 1
+            return None
         return self._write(held) if self._rng.random() < 0.7 else self._release(held)
 
     def _draw_free(self, who: LogicalClient) -> Operation:
-        if self._left and self._rng.random() < 0.2:
+        if self._left and self._rng.random() < (0.7 if time.monotonic() > self._left[0].left_s + SILENT_S else 0.02):
             return self._reclaim(self._left.popleft())
         key = self._rng.choice(sorted(self._inodes))
         kind = "exclusive" if self._rng.random() < 0.75 else "shared"
@@ -112,7 +121,12 @@ class Locks:
         """Of the clients that had this one's place before: "locks-7-w3.1" of "locks-7-w3.2"."""
         place = who.name.rpartition(".")[0]
         for name in [name for name in self._held if name.rpartition(".")[0] == place and name != who.name]:
-            self._left.append(self._held.pop(name))
+            self._leave(name)
+
+    def _leave(self, name: str) -> None:
+        held = self._held.pop(name)
+        held.left_s = time.monotonic()
+        self._left.append(held)
 
     # --- operations ---------------------------------------------------------------------------------
 
@@ -137,11 +151,15 @@ class Locks:
         return Operation("acquire", key, run, {"kind": kind, "wait": wait})
 
     async def _granted(self, who: LogicalClient, lock_id: int) -> int:
-        """The token, once the wait is over. Raises NotDoneError when it ended without a grant."""
+        """The token, once the wait is over. Raises NotDoneError when it ended without a grant, which a linearizable
+        read says; OutcomeUnknownError when nobody says how it ended, as the request may still be in the queue."""
         workspace = Workspace(who.client, self._workspace_id, self._name)
         until_s = time.monotonic() + WAIT_MS / 1_000 + LOST_S
         while time.monotonic() < until_s:
-            found = [lock for lock in await workspace.locks() if lock.lock_id == lock_id]
+            try:
+                found = [lock for lock in await workspace.locks() if lock.lock_id == lock_id]
+            except HyperClusterError as error:
+                raise OutcomeUnknownError(f"the wait of {lock_id} can not be followed: {error}") from error
             if not found:
                 raise NotDoneError("WAIT_ENDED")
             if found[0].token:
@@ -171,9 +189,12 @@ class Locks:
             answer: event_pb.RenewResponse = await who.client.nodes.read(
                 lambda channel, timeout: coordination_service(channel).Renew(request, timeout=timeout), "renew"
             )
-            if answer.locks[0].state == lock_pb.LOCK_STATE_FREE:
+            state = answer.locks[0].state
+            if state == lock_pb.LOCK_STATE_FREE:
                 self._held.pop(who.name, None)
                 raise NotDoneError("LOCK_LOST")
+            if state != lock_pb.LOCK_STATE_HELD:
+                raise NotDoneError("NO_VERDICT")  # asked again in the next turn; the lease is as long as it was
             held.renewed_s = called_s
             return Answer()
 
@@ -211,7 +232,8 @@ class Locks:
 
     async def _command(self, who: LogicalClient, op: lock_pb.CoordinationCommand, what: str) -> lock_pb.LockAck:
         command = command_pb.Command(coordination=op).SerializeToString()
-        settled = await who.client.lane(LOCK_LANE).submit(command, self._workspace_id)
+        lane = LOCK_LANES[self._lanes.get(who.name, 0) % len(LOCK_LANES)]
+        settled = await who.client.lane(lane).submit(command, self._workspace_id)
         raise_unless_ok(settled, what)
         if settled.file is None:
             raise OutcomeUnknownError(f"{what}: the acknowledgement has no details")

@@ -105,6 +105,22 @@ def test_an_old_token_does_not_write() -> None:
     assert "an older token writes" in log.words()
 
 
+def test_an_old_token_is_seen_in_the_log_whatever_stands_between() -> None:
+    locks = Locks().acquire(0, 10, 5, kind="shared", **IMMEDIATE).acquire(20, 9_100, 7)
+    locks.acquire(20, 9_400, 8, kind="shared").use("write", 9_110, 9_900, 7, extra={"log_index": 3})
+    locks.use("write", 9_410, 9_900, 8, extra={"log_index": 4})
+    assert locks.judged() == "yes"
+    assert "at log_index 5 an older token" in locks.use("write", 60, 9_900, 5, extra={"log_index": 5}).words()
+
+
+def test_what_was_granted_unheard_may_have_been_shared() -> None:
+    locks = Locks().acquire(100, 110, 8, kind="shared", **IMMEDIATE).use("write", 120, 130, 7, extra={"log_index": 2})
+    locks.use("write", 115, 140, 8, extra={"log_index": 1})
+    assert locks.judged() == "yes"
+    alone = Locks().acquire(100, 110, 8, **IMMEDIATE).use("write", 120, 130, 7)
+    assert "an old token wrote" in alone.words()
+
+
 def test_who_renewed_in_time_is_not_fenced() -> None:
     assert held().use("write", 8_000, 8_010, 7, kind=FAIL, error="FENCED").judged() == "no"
     assert held().use("write", 8_940, 9_010, 7, kind=FAIL, error="FENCED").judged() == "yes"
@@ -122,6 +138,9 @@ def test_nobody_is_refused_what_nobody_has() -> None:
     lost = held().use("release", 2_100, 2_110, 7)
     lost.book.note("acquire", 2_200, 2_300, {"kind": "exclusive", "wait": False}, kind=INFO)
     assert lost.refused(3_000, 3_010).judged() == "yes"
+    later = held().use("release", 2_100, 2_110, 7).refused(3_000, 3_010)
+    later.book.note("acquire", 3_200, 3_300, {"kind": "exclusive", "wait": False}, kind=INFO)
+    assert later.judged() == "no"
 
 
 def test_the_queue_is_fair() -> None:
@@ -145,6 +164,16 @@ def test_a_lock_is_taken_over_by_its_worker_from_a_silent_client() -> None:
     assert "took over" in taken("w2", 7_200).words()
     assert "was heard" in taken("w1", 6_000).words()
     assert taken("w1", 7_200).use("write", 7_300, 7_310, 7, kind=FAIL, error="FENCED").judged() == "yes"
+
+
+def test_only_what_the_cluster_takes_for_the_holder_is_a_sign_of_it() -> None:
+    def taken(by: str) -> Locks:
+        locks = Locks().acquire(0, 10, 7, client_id="one", **IMMEDIATE)
+        locks.use("write", 3_000, 3_010, 7, extra={"client_id": by})
+        return locks.use("reclaim", 7_000, 7_010, 7, extra={"worker": "w1"}, result={"token": 8})
+
+    assert taken("another").judged() == "yes"
+    assert "was heard" in taken("one").words()
 
 
 def test_what_does_not_say_its_token_is_not_judged() -> None:

@@ -18,6 +18,8 @@ from chaos.judging import BROKEN, HELD, NOT_RUN
 
 SEED = int(os.environ.get("HYPERCLUSTER_CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
 
+LOCK_FAULTS = ["--cluster", "local", "--only", "kill-leader,pause-leader", "--duration", "45"]
+
 
 def verdicts_of(directory: Path) -> dict[str, str]:
     summary = json.loads(next(directory.glob("*/run.json")).read_text(encoding="utf-8"))
@@ -51,6 +53,9 @@ def test_a_cluster_that_is_broken_for_a_while_keeps_its_word(tmp_path: Path) -> 
         ("stale_reads", ["partitions", "--nodes", "3", "--only", "partition-leader,partition-leader-mute"]),
         ("out_of_order", ["smoke"]),
         ("no_excl", ["smoke"]),
+        ("locks_no_fencing", ["locks", *LOCK_FAULTS]),
+        ("locks_no_grace", ["locks", *LOCK_FAULTS]),
+        ("locks_tokens_reused", ["locks", *LOCK_FAULTS]),
     ],
 )
 def test_the_harness_says_no_to_a_known_bad_build(tmp_path: Path, bad: str, arguments: list[str]) -> None:
