@@ -97,6 +97,11 @@ class SimClient:
         events.after(rng.random() * 0.1, self._connect)
 
     @property
+    def node(self) -> NodeId:
+        """The one that it takes for the leader."""
+        return self._node
+
+    @property
     def pending(self) -> int:
         return self._lane.pending
 

@@ -34,6 +34,7 @@ class Draw:
     tuning: NodeTuning
     learners: int = 0
     client_wake_s: float = WAKE_S
+    lock_clients: int = 0
 
 
 def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:
@@ -64,11 +65,14 @@ def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:
         checkpoint_piece_bytes=rng.choice([700, 8192, 512 * 1024]),
         promote_lag_entries_max=20,
     )
+    # Each of their operations is an entry of its own: the seeds that have them cost half as much again.
+    lock_clients = random.Random(f"locks/{seed}").choice([0, 2])
     tuning = NodeTuning(
         segment_bytes=rng.choice([64, 256, 1024]) * 1024,
         flush_entries=rng.choice([5, 40, 400]),
         engine=engine,
         batch_ops=rng.choice([4, 32, 256]),
+        leases=lock_clients > 0,
     )
     return Draw(
         seed,
@@ -80,6 +84,7 @@ def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:
         weather,
         disk,
         tuning,
+        lock_clients=lock_clients,
     )
 
 

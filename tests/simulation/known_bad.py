@@ -11,13 +11,25 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+
+import pytest
 
 from tests.known_bad.ablations import ablate
 from tests.known_bad.dedupe_off import dedupe_off
+from tests.known_bad.eager_leases import BUILDS as LEASE_BUILDS
+from tests.known_bad.lock_builds import BUILDS as LOCK_BUILDS
 from tests.simulation.run import prepare, run_seed
+
+
+@contextmanager
+def _locks(name: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        LOCK_BUILDS[name](patch.setattr)
+        yield
+
 
 DEFECTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "ack before sync": partial(ablate, "DUR"),
@@ -31,6 +43,14 @@ DEFECTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "reads without a round": partial(ablate, "READ"),
     "a wiped voter votes": partial(ablate, "AMN"),
     "dedupe off": dedupe_off,
+    "no fencing": partial(_locks, "no_fencing"),
+    "no grace": partial(_locks, "no_grace"),
+    "tokens reused": partial(_locks, "tokens_reused"),
+    "granted while held": partial(_locks, "granted_while_held"),
+    "tokens forgotten by a restart": partial(_locks, "tokens_forgotten_by_a_restart"),
+    "expiries without guards": partial(_locks, "steps_without_guards"),
+    "renewals without a verdict": LEASE_BUILDS["renew_without_verdict"],
+    "renewals without a round": LEASE_BUILDS["renew_without_round"],
 }
 # Random search reaches these rarely or never; a directed test does (docs/raft-engine.md).
 DIRECTED = {
@@ -38,6 +58,9 @@ DIRECTED = {
     "leader counts itself before its sync": "tests/unit/raft/test_durability.py",
     "reads without a round": "tests/unit/raft/test_reads_and_digests.py",
     "a wiped voter votes": "tests/unit/raft/test_membership.py",
+    "expiries without guards": "tests/known_bad/test_locks_known_bad.py",
+    "renewals without a verdict": "tests/properties/test_leases.py",
+    "renewals without a round": "tests/properties/test_leases.py",
 }
 
 

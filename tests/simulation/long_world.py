@@ -28,7 +28,6 @@ from tests.simulation.long_faults import NODE_FAULTS, WORKER_FAULTS
 from tests.simulation.long_worker import LogRecord, LongWorker
 from tests.simulation.network import Weather
 from tests.simulation.node import DiskWeather, NodeTuning, SimNode
-from tests.simulation.virtual_tasks import VirtualTasks
 from tests.simulation.world import Summary, World
 
 VOTERS, LEARNERS, WORKERS = 3, 4, 200
@@ -161,7 +160,6 @@ class LongWorld(World):
 
     def __init__(self, drawn: Draw, workers: int = WORKERS) -> None:
         super().__init__(drawn)
-        self.tasks = VirtualTasks(self.events)
         self.ring = MirrorRing()
         self.silence: Silence | None = None
         self.workers: dict[str, LongWorker] = {}
@@ -288,7 +286,7 @@ class LongWorld(World):
     def run_long(self) -> LongSummary:
         with self.tasks.running():
             try:
-                self.run()
+                self.run_through()
                 for worker in self.workers.values():
                     worker.stop()
                 self._run_until(self.events.now + 1.0)

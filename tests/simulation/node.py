@@ -21,10 +21,13 @@ from hypercluster.node.apply_loop import ApplyLoop
 from hypercluster.node.checkpoints import AnnouncedCheckpoints
 from hypercluster.node.dedupe import stored_answer
 from hypercluster.node.fanout import Fanout
+from hypercluster.node.leases import Leases
 from hypercluster.node.op_log import stored_op_log
 from hypercluster.node.opening import referenced_hashes
+from hypercluster.node.own_lane import OwnLane
 from hypercluster.node.proposer import Admission, Proposer, ProposerSettings
 from hypercluster.node.rate_limit import RateSettings
+from hypercluster.node.reads import Reads
 from hypercluster.node.standing import Standing
 from hypercluster.node.words import Caller, Verdict
 from hypercluster.pb.v1 import command_pb2 as pb
@@ -42,8 +45,10 @@ from hypercluster.values import ClusterId, HistoryId, Incarnation, Index, Member
 from tests.fakes.memory_storage import MemoryNodeStorage
 from tests.simulation.events import EventQueue, NodeClock, Timer
 from tests.simulation.invariants import Invariants, ViolationError
+from tests.simulation.lock_rules import LockRules
 from tests.simulation.network import SimNetwork, SimTransport
 from tests.simulation.sim_disk import PowerCut, SimDisk
+from tests.simulation.sim_leases import LeaseClock, look_after
 
 CLUSTER = ClusterId(b"c" * 16)
 HISTORY = HistoryId(b"h" * 16)
@@ -186,6 +191,7 @@ class Life:
     proposer: Proposer
     transport: SimTransport
     fanout: Fanout
+    leases: Leases
 
 
 class WatchedTransport(SimTransport):
@@ -226,6 +232,8 @@ class WatchedHost(ApplyLoop):
     def apply(self, index: Any, term: Any, payload: bytes, context: object) -> Any:
         applied = super().apply(index, term, payload, context)
         self.node.invariants.applies(self.node.node_id, index, term, payload, applied.digest)
+        if self.node.lock_rules is not None:
+            self.node.lock_rules.applied(index, applied.events)
         return applied
 
     def state_replaced(self) -> None:
@@ -246,10 +254,14 @@ class NodeTuning:
     flush_entries: int = 20
     engine: EngineSettings = field(default_factory=EngineSettings)
     batch_ops: int = 64
+    leases: bool = False  # the leader looks after them
 
 
 class SimNode:
     """A machine with a disk. `life` is None while it is down."""
+
+    scope = SCOPE
+    lock_rules: LockRules | None = None
 
     def __init__(
         self,
@@ -316,7 +328,8 @@ class SimNode:
             loop,
             self.clock,
             self.metrics,
-            on_applied=lambda _: None,
+            on_applied=lambda index: reads.on_applied(index),  # noqa: PLW0108 (made below, over the engine)
+            on_events=lambda _, events: leases.on_events(events),
             wake=driver.wake,
         )
         host.node = self
@@ -346,7 +359,13 @@ class SimNode:
         proposer = Proposer(
             engine,
             standing,
-            Admission(admit, machine.last_seq, lambda group: stored_answer(machine.lane(group.run.client_id), group)),
+            Admission(
+                admit,
+                machine.last_seq,
+                lambda group: stored_answer(machine.lane(group.run.client_id), group),
+                sign=lambda client_id: leases.sign(client_id),  # noqa: PLW0108 (made below, over the proposer)
+                reclaim=lambda run, sink: leases.guard_reclaims(run, sink),  # noqa: PLW0108
+            ),
             loop,
             self.clock,
             self.metrics,
@@ -354,8 +373,23 @@ class SimNode:
             random_bytes=self._rng.randbytes,
             encode=encode_batch,
         )
-        self.life = Life(loop, wal, machine, engine, driver, host, proposer, transport, fanout)
+        reads = Reads(
+            engine,
+            standing,
+            lambda: host.applied_index,
+            lambda: None,
+            loop,
+            self.metrics,
+            node_id=self.node_id,
+            cluster_id=CLUSTER,
+            history_id=HISTORY,
+        )
+        lane = OwnLane(proposer, standing, random_bytes=self._rng.randbytes)
+        leases = Leases(storage.store, reads, standing, lane, loop, LeaseClock(self.clock), self.metrics)
+        self.life = Life(loop, wal, machine, engine, driver, host, proposer, transport, fanout, leases)
         driver.run(engine)
+        if tuning.leases:
+            look_after(leases, loop)
 
     def crash(self) -> None:
         """Power off: the sync that was under way may have written some of its bytes."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from tests.simulation.drawing import draw
+from tests.simulation.known_bad import DEFECTS
 from tests.simulation.run import prepare, run_seed
 from tests.simulation.world import Summary
 
 FIRST = int(os.environ.get("SIM_FIRST", "100000"))
 SEEDS = int(os.environ.get("SIM_SEEDS", "300"))
 OPERATIONS = 300
+LOCK_SEEDS = [seed for seed in range(40) if draw(seed).lock_clients][:12]
 
 
 def _short(seed: int) -> tuple[int, Summary | str]:
@@ -33,6 +37,25 @@ def test_short_runs_hold() -> None:
     assert sum(s.ok for s in held) > 0.7 * sum(s.invoked for s in held), "most operations must succeed"
     assert sum(s.faults for s in held) > SEEDS, "the faults must really happen"
     assert sum(s.reads for s in held) > SEEDS
+    assert sum(s.guarded for s in held) > SEEDS, "locks must be held and written under"
+    assert sum(s.fenced for s in held) >= SEEDS // 60, "and lost"
+
+
+@pytest.mark.req("CH-3", "CH-10", "WS-41", "D-10")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no fencing", "an old token wrote"),
+        ("no grace", "counts on it"),
+        ("tokens reused", "token fell"),
+        ("granted while held", "two|broken"),
+    ],
+)
+def test_broken_locks_are_seen_within_twelve_seeds(name: str, words: str) -> None:
+    with DEFECTS[name]():
+        texts = (run_seed(seed, operations=OPERATIONS) for seed in LOCK_SEEDS)
+        found = next((text for text in texts if isinstance(text, str)), "nothing")
+    assert re.search(words, found), found
 
 
 @pytest.mark.req("CH-1")

@@ -70,12 +70,24 @@ class VirtualTasks:
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)  # type: ignore[arg-type]
 
+    def time(self) -> float:
+        return self._events.now
+
+    def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Timer:
+        return self._events.at(when, _bound(callback, args, context))
+
+    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any) -> Timer:
+        return self._events.after(delay, partial(callback, *args))
+
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Timer:
-        call = partial(callback, *args) if context is None else partial(context.run, callback, *args)
-        return self._events.after(0.0, call)
+        return self._events.after(0.0, _bound(callback, args, context))
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         raise AssertionError(f"asyncio: {context}")
+
+
+def _bound(callback: Callable[..., Any], args: tuple[Any, ...], context: Context | None) -> Callable[[], Any]:
+    return partial(callback, *args) if context is None else partial(context.run, callback, *args)
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -7,11 +7,12 @@ Invariants are checked after every event; a failing run raises ViolationError an
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from hypercluster.client.lane_types import Settled, Verdict
+from hypercluster.node.leases import Asked, Renewed
 from hypercluster.pb.v1 import command_pb2 as pb
 from hypercluster.pb.v1.workspace_command_pb2 import LogBatch
 from hypercluster.raft.engine import ReadOutcome, ReadReady
@@ -23,8 +24,12 @@ from tests.simulation.drawing import Draw, share
 from tests.simulation.events import EventQueue
 from tests.simulation.faults import Fault
 from tests.simulation.invariants import Invariants, ViolationError
+from tests.simulation.lock_rules import LockRules
+from tests.simulation.lock_workload import LockWorkload
 from tests.simulation.network import SimNetwork
 from tests.simulation.node import SCOPE, Life, SimNode
+from tests.simulation.sim_leases import renew
+from tests.simulation.virtual_tasks import VirtualTasks
 from tests.simulation.workload import HUB_SPACE, FileWorkload, HubWorkload, Shared
 
 HEAL_S = 40.0  # virtual seconds in which a healed cluster must have answered everything
@@ -32,6 +37,7 @@ SETTLE_STEP_S = 0.1  # how often it is asked whether everything is answered and 
 RESTORE_EVERY = 5  # settle steps
 HEALING_PROBES_S = 1.5  # reads are probed as often for so long after the healing; by then one leader is in place
 CALM_FACTOR = 10.0
+LOCK_WAKE_S = 0.05
 
 
 @dataclass(slots=True)
@@ -49,6 +55,9 @@ class Summary:
     terms: int = 0
     entries: int = 0
     checks: int = 0
+    grants: int = 0
+    guarded: int = 0
+    fenced: int = 0
     trace: str = ""
     virtual_s: float = 0.0
     checkpoints_installed: int = 0
@@ -94,6 +103,8 @@ class World:
         self.invariants = Invariants()
         self.network = SimNetwork(self.events, self.rng, drawn.weather)
         self.summary = Summary(drawn.seed)
+        self.tasks = VirtualTasks(self.events)
+        self.lock_rules = LockRules(self.events)
         self.healing = False
         self._probe_until = drawn.duration_s + HEALING_PROBES_S
         self._told_index = 0
@@ -128,7 +139,11 @@ class World:
         }
         self._shared = Shared()
         self.clients = [self._client(i) for i in range(drawn.clients)]
+        self._locked = Shared()
+        self._lockers: list[LockWorkload] = []
+        self.clients += [self._lock_client(i) for i in range(drawn.lock_clients)]
         for node in self.nodes.values():
+            node.lock_rules = self.lock_rules
             self.events.after(self.rng.random() * 0.2, node.start)
         for at, fault in drawn.faults:
             self.events.at(at, partial(self._inject, fault))
@@ -157,6 +172,37 @@ class World:
             wake_s=drawn.client_wake_s,
             patience=self.patience,
         )
+
+    def _lock_client(self, number: int) -> SimClient:
+        rng = random.Random(f"locks/{self.drawn.seed}/{number}")
+        name = f"l{number}"
+
+        def send(asked: Sequence[Asked], answered: Callable[[Sequence[Renewed]], None]) -> None:
+            names = self.voters
+            node = self.nodes[client.node if rng.random() < 0.8 else rng.choice(names)]
+            workspace_id, delay_s = self._locked.workspace_id, self.network.delay_s
+
+            def back(found: Sequence[Renewed]) -> None:
+                self.events.after(delay_s(), lambda: answered(found))
+
+            self.events.after(delay_s(), lambda: renew(self.tasks, node, name, workspace_id, asked, back))
+
+        workload = LockWorkload(name, rng, self._locked, self.events, self.lock_rules, send, prepares=number == 0)
+        self._lockers.append(workload)
+        client = SimClient(
+            name,
+            self.events,
+            rng,
+            self.network,
+            self.voters,
+            self,
+            workload,
+            self.invariants,
+            in_flight_max=4,
+            wake_s=LOCK_WAKE_S,
+            patience=self.patience,
+        )
+        return client
 
     # --- what faults and clients use --------------------------------------------------------------------
 
@@ -231,6 +277,14 @@ class World:
     # --- the run ------------------------------------------------------------------------------------------------
 
     def run(self) -> Summary:
+        with self.tasks.running():
+            try:
+                return self.run_through()
+            finally:
+                self.tasks.end()
+
+    def run_through(self) -> Summary:
+        """Inside of `tasks.running()`."""
         self._run_until(self.drawn.duration_s)
         self._heal()
         self._settle()
@@ -256,6 +310,8 @@ class World:
                 node.start()
         for client in self.clients:
             client.stopped = True
+        for locker in self._lockers:
+            locker.stopped = True
 
     def _settle(self) -> None:
         """Liveness: every command is answered, and every node applies the same index."""
@@ -321,8 +377,7 @@ class World:
         found: dict[tuple[bytes, int], tuple[bytes, int]] = {
             (HUB_SPACE, op.server_seq): (op.client_id, op.client_seq) for op in read_ops(store, SCOPE, 1)
         }
-        workspace = self._shared.workspace_id
-        if workspace:
+        for workspace in filter(None, (self._shared.workspace_id, self._locked.workspace_id)):
             for part in scan_log(store, workspace, 1):
                 for record in LogBatch.FromString(part.batch).records:
                     found[(workspace, record.log_index)] = (record.client_id, record.client_seq)
@@ -341,6 +396,8 @@ class World:
         out.checks = self.invariants.checks
         out.virtual_s = self.events.now
         out.checkpoints_installed = sum(node.installs for node in self.nodes.values())
+        rules = self.lock_rules
+        out.grants, out.guarded, out.fenced = rules.grants, rules.writes, rules.fenced
         out.trace = self.events.trace_digest()
         return out
 

@@ -1,0 +1,79 @@
+"""The leader's lease timers on a simulated node, and how a client's renewal comes there.
+
+Owns: `LeaseClock`, under which leases are as many times shorter as a run is shorter than real use; the regular look;
+`renew`, one renewal as the service makes it.
+Never: decides about a lease: node/leases.py does, and the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from hypercluster.errors import HyperClusterError
+from hypercluster.limits import LOCK_GRACE_MS, LOCK_TTL_MS
+from hypercluster.node.leases import Asked, Leases, Renewed
+from hypercluster.node.words import Caller
+from tests.simulation.events import NodeClock
+
+if TYPE_CHECKING:
+    from tests.simulation.node import SimLoop, SimNode
+    from tests.simulation.virtual_tasks import VirtualTasks
+
+LEASE_RATE: Final = 10.0  # a run of ten seconds sees as many leases end as one of 100 would
+TTL_S: Final = LOCK_TTL_MS / 1000 / LEASE_RATE
+COUNTED_ON_S: Final = (LOCK_TTL_MS + LOCK_GRACE_MS) / 1000 / LEASE_RATE
+LOOK_S: Final = 0.05
+RENEW_TIMEOUT_S: Final = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseClock:
+    """Monotonic time LEASE_RATE times as fast; deadlines are stamps, and the wall clock is the node's."""
+
+    clock: NodeClock
+
+    def monotonic(self) -> float:
+        return self.clock.monotonic() * LEASE_RATE
+
+    def boottime_ns(self) -> int:
+        return self.clock.boottime_ns()
+
+    def wall_ns(self) -> int:
+        return self.clock.wall_ns()
+
+
+def look_after(leases: Leases, loop: SimLoop) -> None:
+    """Now and again, as long as the node's life lasts."""
+
+    def look() -> None:
+        leases.look()
+        loop.call_at(loop.time() + LOOK_S, look)
+
+    loop.call_soon(look)
+
+
+def renew(
+    tasks: VirtualTasks,
+    node: SimNode,
+    principal: str,
+    workspace_id: bytes,
+    asked: Sequence[Asked],
+    answered: Callable[[Sequence[Renewed]], None],
+) -> None:
+    """`answered` is called unless the node turns it away, dies, or takes too long."""
+    life = node.life
+    if life is None:
+        return
+    caller = Caller(principal, node.scope, principal)
+
+    async def work() -> None:
+        try:
+            _, found = await life.leases.renew(workspace_id, asked, caller, RENEW_TIMEOUT_S)
+        except HyperClusterError:
+            return
+        if node.life is life and not node.gate.paused:
+            answered(found)
+
+    node.gate.do(principal, lambda: tasks.start(work()) and None)
