@@ -43,6 +43,7 @@ async def test_the_kernel_forgets_before_the_index_passes(node: SiteNode, tmp_pa
         told.clear()
         node.site.one(ops.write(file.inode_id, 7, b"from another host"))
         index = node.site.header.log_index
+        await node.tell()
         await eventually(lambda: tree.view.applied_index == index, "the write is here")
         assert told == [(file.ino, ATTRIBUTES_ONLY, 0, index - 1)]
         handle = front.desk.handles.open(file.inode_id, cached=True)
@@ -67,6 +68,7 @@ async def test_a_kernel_that_does_not_forget_stops_the_tree(node: SiteNode, tmp_
 
         front.invalidate = fail
         node.site.file(b"f")
+        await node.tell()
         await eventually(lambda: tree.view.read_only_reason, "the tree has stopped")
         assert "does not forget" in tree.view.read_only_reason and tree.view.applied_index == before
         why = front.attributes._virtual.value(tree.view.node(ROOT_ID), WHY)
