@@ -17,6 +17,7 @@ COMMAND_BYTES_MAX: Final = 1 * MIB
 COMMAND_KEYS_MAX: Final = 1_000
 BATCH_OPS_MAX: Final = 512
 BATCH_BYTES_MAX: Final = 1 * MIB
+BATCH_CHUNK_BYTES_MAX: Final = 256 * KIB  # of chunk puts: whatever comes next waits for the whole entry (WS-37)
 BATCH_WINDOW_MS: Final = 1
 SUBMIT_COMMANDS_MAX: Final = 256  # commands in one Submit
 SUBMITS_MAX: Final = 256  # Submits in one stream message

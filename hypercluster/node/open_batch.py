@@ -3,8 +3,9 @@
 Owns: two queues, of ordinary runs and of runs that put chunks, and the choice between them.
 Never: proposes, answers, reads a clock.
 Invariants: arrival order within a queue; a lane's runs are never reordered, also across the queues; chunk puts take
-at most half of a batch while other runs wait, and get that half; a run too large for its half goes alone, at most in
-every second batch; every call of `take` takes something if anything waits.
+at most half of a batch while other runs wait, and never more than BATCH_CHUNK_BYTES_MAX: an operation that comes
+after them waits until their entry is on disk and applied. That share they get. A run too large for it goes alone, at
+most in every second batch while others wait; every call of `take` takes something if anything waits.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from hypercluster.limits import BATCH_CHUNK_BYTES_MAX
 from hypercluster.node.words import Caller, Sink
 from hypercluster.state_machine.decoded import DecodedGroup
 
@@ -74,6 +76,10 @@ class OpenBatch:
         """When the longest waiting run arrived. Something must be waiting."""
         return min(queue[0].arrived_s for queue in (self._ordinary, self._bulk) if queue)
 
+    def is_full(self, ops_max: int, bytes_max: int) -> bool:
+        """There is a whole batch of something."""
+        return self.ops >= ops_max or self.size_bytes >= bytes_max or self._bulk_bytes >= _share(bytes_max)
+
     def take(self, ops_max: int, bytes_max: int) -> list[Ticket]:
         """The next batch, in the order in which it goes into the entry."""
         others_wait = bool(self._ordinary)
@@ -83,8 +89,8 @@ class OpenBatch:
             self._count(taken)
             return taken
         self._solo_last = False
-        half_ops, half_bytes = (ops_max + 1) // 2, bytes_max // 2
-        reserved_bytes = min(self._bulk_bytes, half_bytes)
+        half_ops, share_bytes = (ops_max + 1) // 2, _share(bytes_max)
+        reserved_bytes = min(self._bulk_bytes, share_bytes)
         reserved_ops = min(len(self._bulk), half_ops) if reserved_bytes else 0
         taken = []
         ops = size = 0
@@ -97,18 +103,21 @@ class OpenBatch:
             taken.append(self._pop_ordinary())
             ops += head.ops
             size += head.size_bytes
-        bulk_ops, bulk_bytes = (half_ops, half_bytes) if others_wait else (ops_max, bytes_max)
+        bulk_ops, bulk_bytes = half_ops if others_wait else ops_max, share_bytes
         while self._bulk:
             head = self._bulk[0]
             blocked = head.group.run.client_id in self._ordinary_lanes  # its own lane waits further ahead
             room = ops + head.ops <= ops_max and size + head.size_bytes <= bytes_max
-            if blocked or (taken and not (room and head.ops <= bulk_ops and head.size_bytes <= bulk_bytes)):
+            # What only waits behind its own lane's puts takes nothing of their share.
+            within = not head.bulk or (head.ops <= bulk_ops and head.size_bytes <= bulk_bytes)
+            if blocked or (taken and not (room and within)):
                 break
             taken.append(self._pop_bulk())
             ops += head.ops
             size += head.size_bytes
-            bulk_ops -= head.ops
-            bulk_bytes -= head.size_bytes
+            if head.bulk:
+                bulk_ops -= head.ops
+                bulk_bytes -= head.size_bytes
         self._count(taken)
         return taken
 
@@ -116,7 +125,7 @@ class OpenBatch:
         if not (others_wait and self._bulk) or self._solo_last:
             return False
         head = self._bulk[0]
-        return head.size_bytes > bytes_max // 2 and head.group.run.client_id not in self._ordinary_lanes
+        return head.size_bytes > _share(bytes_max) and head.group.run.client_id not in self._ordinary_lanes
 
     def _count(self, taken: list[Ticket]) -> None:
         self.ops -= sum([t.ops for t in taken])
@@ -134,6 +143,11 @@ class OpenBatch:
         self._bulk_bytes -= ticket.size_bytes
         _leave(self._bulk_lanes, ticket.group.run.client_id)
         return ticket
+
+
+def _share(bytes_max: int) -> int:
+    """Of a batch, for chunk puts."""
+    return min(bytes_max // 2, BATCH_CHUNK_BYTES_MAX)
 
 
 def _leave(lanes: dict[bytes, int], client_id: bytes) -> None:

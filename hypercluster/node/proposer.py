@@ -228,8 +228,7 @@ class Proposer:
         if batch.ops == 0 or self._in_flight >= settings.batches_in_flight_max:
             self._watch_clock(None)
             return
-        full = batch.ops >= settings.ops_max or batch.size_bytes >= settings.bytes_max
-        if full or batch.flush:
+        if batch.is_full(settings.ops_max, settings.bytes_max) or batch.flush:
             self._close()
         elif self._in_flight == 0:
             # One more turn: what other streams have read in this one comes along.

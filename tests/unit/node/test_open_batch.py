@@ -27,7 +27,7 @@ def seqs(taken: list[Ticket]) -> list[int]:
 
 
 @pytest.mark.req("WS-37")
-def test_chunk_puts_take_half_while_others_wait() -> None:
+def test_chunk_puts_take_their_share_and_no_more() -> None:
     batch = OpenBatch()
     for seq in range(64):
         batch.add(ticket(1, seq, size_bytes=64 * KIB, bulk=True))
@@ -36,24 +36,27 @@ def test_chunk_puts_take_half_while_others_wait() -> None:
     taken = batch.take(512, 1024 * KIB)
     chunk_bytes = sum(t.size_bytes for t in taken if t.bulk)
     assert [t.group.run.client_id for t in taken[:4]] == [client(2)] * 4, "small ones go first"
-    assert chunk_bytes == 512 * KIB
-    assert sum(t.size_bytes for t in batch.take(512, 1024 * KIB)) == 1024 * KIB, "alone they may fill it"
+    assert chunk_bytes == 256 * KIB
+    alone = sum(t.size_bytes for t in batch.take(512, 1024 * KIB))
+    assert alone == 256 * KIB, "what comes next would wait for all of it"
+    batch.add(ticket(2, 5))
+    assert sum(t.size_bytes for t in batch.take(512, 256 * KIB) if t.bulk) == 128 * KIB, "of a small batch, half"
 
 
 @pytest.mark.req("WS-37")
-def test_chunk_puts_get_their_half_under_a_flood_of_others() -> None:
+def test_chunk_puts_get_their_share_under_a_flood_of_others() -> None:
     batch = OpenBatch()
     for seq in range(2_000):
         batch.add(ticket(2, seq, size_bytes=1 * KIB))
     for seq in range(20):
         batch.add(ticket(1, seq, size_bytes=64 * KIB, bulk=True))
     taken = batch.take(4_096, 1024 * KIB)
-    assert sum(t.size_bytes for t in taken if t.bulk) == 512 * KIB
-    assert sum(t.size_bytes for t in taken if not t.bulk) == 512 * KIB
+    assert sum(t.size_bytes for t in taken if t.bulk) == 256 * KIB
+    assert sum(t.size_bytes for t in taken if not t.bulk) == 768 * KIB
 
 
 @pytest.mark.req("WS-37")
-def test_a_put_too_large_for_its_half_goes_alone_in_every_second_batch_at_most() -> None:
+def test_a_put_too_large_for_its_share_goes_alone_in_every_second_batch_at_most() -> None:
     batch = OpenBatch()
     for seq in range(8):
         batch.add(ticket(1, seq, size_bytes=900 * KIB, bulk=True))
