@@ -41,6 +41,7 @@ LOST_S = 2.0  # how much later than the cluster a wait is given up
 RENEW_S = LOCK_TTL_MS / 3_000
 PAUSE_S = (LOCK_TTL_MS + LOCK_GRACE_MS) / 1_000 + 1.0
 PAUSED = 0.03  # share of the turns of a holder in which it falls asleep
+RENEWS = 0.15  # share of the turns of a holder in which it renews before it has to
 LEAVES = 0.02  # share of the turns of a holder in which it goes and leaves its lock behind
 LEFT_KEPT = 20
 SILENT_S = LOCK_TTL_MS / 1_000 + 1.0  # whoever has been gone for so long may be followed soon
@@ -102,7 +103,7 @@ class Locks:
         if self._rng.random() < self._paused:
             held.asleep_until_s = now_s + PAUSE_S
             return None
-        if now_s - held.renewed_s > RENEW_S:
+        if now_s - held.renewed_s > RENEW_S or self._rng.random() < RENEWS:
             return self._renew(held)
         if self._rng.random() < LEAVES:
             self._leave(who.name)

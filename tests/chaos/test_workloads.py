@@ -122,7 +122,7 @@ async def test_every_operation_succeeds_and_the_final_state_holds_it(cluster: Cl
         def is_enough() -> bool:
             done = {name: [e.op for e in running.events(name) if e.kind == OK] for name in WORKLOADS}
             return time.monotonic() > began_s + LOAD_S and all(
-                len(ops) >= SUCCESSES and set(ops) == WORKLOADS[name].ops for name, ops in done.items()
+                len(ops) >= SUCCESSES and set(ops) >= WORKLOADS[name].ops for name, ops in done.items()
             )
 
         await eventually(is_enough, "every operation of every workload succeeds", 30)
@@ -137,7 +137,7 @@ async def test_every_operation_succeeds_and_the_final_state_holds_it(cluster: Cl
     final = read_final(tmp_path)
     check_nodes(final)
     check_hub(final["hub"]["metadata"], histories)
-    (workspace,) = final["workspaces"].values()
+    (workspace,) = [found for name, found in final["workspaces"].items() if name.startswith("files-")]
     check_log(workspace, histories["files"])
     check_files(workspace, histories["files"])
 

@@ -70,7 +70,11 @@ class UnrulyNode(workspace_pb2_grpc.WorkspaceServiceServicer):
         sent = 0
         while at < len(batches) and sent < 12:
             count = min(draw.randint(1, 4), len(batches) - at)
-            match draw.randrange(6):
+            if self.watches == 1 and 1 <= sent <= 2 and at + 2 * count <= len(batches):  # each of them once for certain
+                choice = 2 - sent
+            else:
+                choice = draw.randrange(6)
+            match choice:
                 case 0 if at + 2 * count <= len(batches) and sent:
                     self.out_of_order += 1
                     yield self._slice(at + count, count)
