@@ -10,7 +10,7 @@ BENCH_JSON ?=
 
 help:
 	@echo "make demo       three nodes, two workers, a real tree, two leader kills, and a proof that nothing was lost"
-	@echo "make test       the test suite (under 10 minutes)"
+	@echo "make test       the test suite (about 11 minutes)"
 	@echo "make test-long  everything else: crash rounds, power cut, long simulation, known-bad builds"
 	@echo "make sim        the deterministic simulation; SEEDS=3000 for the full run, SEED=n for one"
 	@echo "make mutants    recorded mistakes that the marked tests must catch: 40 drawn; IDS=CL-2,WS-13 names them, SEED=n draws again"
