@@ -117,9 +117,8 @@ def mount(
 def _forget_failure(state: Path, rebuild: bool) -> None:
     """WS-5: says what had stopped it."""
     from hypercluster.client.live.shelf import forget_failure
-    from hypercluster.mount.worker import TREE
 
-    failure = forget_failure(str(state / TREE), rebuild=rebuild)
+    failure = forget_failure(str(state / mounting.TREE), rebuild=rebuild)
     if failure is not None:
         click.echo(f"had stopped before log_index {failure.log_index}: {failure.message}", err=True)
 

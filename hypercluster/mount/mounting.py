@@ -33,6 +33,7 @@ FLOOR: Final = "hypercluster-floor"
 MNT_DETACH: Final = 2
 MS_FLOOR: Final = 1 | 2 | 4 | 8  # read-only, no set-id, no devices, no programs
 UNMOUNT_S: Final = 10.0
+TREE: Final = "tree"  # in the state directory of a mount, what its live tree keeps
 
 
 @dataclass(frozen=True, slots=True)

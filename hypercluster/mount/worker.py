@@ -33,7 +33,6 @@ from hypercluster.mount.front import Front
 from hypercluster.mount.session import Session
 from hypercluster.mount.watchdog import CANNOT, MOUNTED
 
-TREE: Final = "tree"  # in the state directory, what the live tree keeps
 CATCH_UP_S: Final = 2.0
 SWITCH_S: Final = 0.0005  # a thread that has a request's answer waits no longer than this for the interpreter
 
@@ -105,7 +104,7 @@ async def _serve(job: MountJob, pipe: int, said: str) -> int:
     async with Client(job.settings, name=job.name) as client:
         known = bytes.fromhex(said.split()[1]) if said.startswith(MOUNTED.decode()) else b""
         workspace_id = known or (await client.open_workspace(job.workspace)).workspace_id
-        async with LiveWorkspace(client, workspace_id, job.workspace, job.name, job.state / TREE) as live:
+        async with LiveWorkspace(client, workspace_id, job.workspace, job.name, job.state / mounting.TREE) as live:
             check_user(live.view.uid)
             await _catch_up(live)
             about: dict[str, object] = {"directory": job.directory, "pid": os.getpid(), "watchdog": os.getppid()}

@@ -11,7 +11,7 @@ import pytest
 
 from hypercluster.client.live.store import TreeStore
 from hypercluster.client.worker.state import FAILURE_RECORD, Failure
-from hypercluster.mount.worker import TREE
+from hypercluster.mount.mounting import TREE
 from tests.mount.calls import refusal
 from tests.mount.mounts import NEEDS, LocalCluster, Mount, within
 

@@ -71,6 +71,9 @@ def test_every_test_that_is_named_is_marked_with_its_line_and_is_no_long_one(col
     for mutant in CATALOGUE.mutants:
         for test in mutant.tests:
             named = {k: v for k, v in collected.items() if k == test or k.startswith((test + "[", test + "::"))}
+            file = test.partition("::")[0]
+            if (ROOT / file).is_file() and not any(k.startswith(f"{file}::") for k in collected):
+                continue  # this machine lacks what the whole module needs, and pytest has left it out
             if not named:
                 wrong.append(f"{mutant.spec_id}: there is no {test}")
             wrong += [
