@@ -1,4 +1,4 @@
-"""A short stretch of each torture run (tests/mount/torture)."""
+"""A short stretch of each torture run with kills (tests/mount/torture)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEED = "7"
 
 
 @pytest.mark.req("WS-22", "WS-64", "WS-65")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["exclusive", "appending", "databases", "repositories", "building"])
 def test_a_short_stretch(name: str) -> None:
     command = [sys.executable, "-m", f"tests.mount.torture.{name}", "--seconds", SECONDS, "--seed", SEED]

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,24 +33,30 @@ LEADER_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """`kill_every_s`: from one kill to the next; leader and worker in turn. 0: none."""
+    """`kill_every_s`: from one kill to the next; leader and worker in turn. 0: none. `options`: a run's own; '' for one
+    that was not given."""
 
     seconds: float
     seed: int
     kill_every_s: float
     keep: bool
+    options: Mapping[str, str]
 
 
-def arguments(description: str, *, kill_every_s: float) -> Arguments:
+def arguments(description: str, *, kill_every_s: float, options: Mapping[str, str] | None = None) -> Arguments:
+    """`options`: names of a run's own, and what they are for."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--kill-every", type=float, default=kill_every_s, help="seconds between kills; 0: none")
     parser.add_argument("--keep", action="store_true", help="leave the directory of the run behind")
+    for name, purpose in (options or {}).items():
+        parser.add_argument(f"--{name}", default="", help=purpose)
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else int.from_bytes(os.urandom(4), "big")
     print(f"seed {seed}   {given.seconds:.0f} s", flush=True)
-    return Arguments(given.seconds, seed, given.kill_every, given.keep)
+    own = {name: getattr(given, name) for name in options or {}}
+    return Arguments(given.seconds, seed, given.kill_every, given.keep, own)
 
 
 class Fleet:

@@ -1,50 +1,55 @@
-"""git torture: one repository of 500 commits, worked on from two mounts, while leaders and workers are killed (WS-64).
+"""git torture: one real repository, worked on from two mounts, while leaders and workers are killed (WS-64).
 
-    python -m tests.mount.torture.repositories --seconds 300 --seed 1
+    python -m tests.mount.torture.repositories --seconds 600 --seed 1 --repository ~/src/project
 
-The two mounts share objects, refs and packs, and each has a worktree of its own: they edit, add, commit, check out,
-branch, look at status and collect garbage at random. Holds when `git fsck --full` finds nothing on either mount, every
-acknowledged commit is in the history of its branch, both mounts show the same refs, and no command failed at a time at
-which nothing had been killed. Locks that a failed command left behind are taken away, as a person would.
+A repository is cloned into the workspace: that of `--repository`, of the environment's HYPERCLUSTER_TORTURE_REPOSITORY,
+the checkout this module lies in, or, where that has no history, one that is made. The two mounts share objects, refs
+and packs, and each has a worktree of its own: they edit, add, commit, merge, check out, make and delete branches, look
+at status and collect garbage at random. Holds when `git fsck --full` finds nothing on either mount, every acknowledged
+commit and merge is in the history of its branch, acknowledged branches are there and deleted ones are not, both mounts
+have the same files with the same bytes, and no command failed at a time at which nothing had been killed.
 """
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import os
 import random
-import subprocess
+import stat
+import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from collections import Counter
 from pathlib import Path
 
 from tests.mount.torture.fleet import Fleet, Killer, arguments, run
+from tests.mount.torture.hands import Hand, Quiet, git, locks_of
 
 MOUNTS = 2
-COMMITS = 500
+COMMITS = 500  # of a repository that is made
+COMMITS_LEAST = 200  # of the checkout, for it to be used
 FILES = 40
-STALE_S = 40.0  # a lock in the shared part that is older belongs to nobody: a call ends within 30 s
-AFTERMATH_S = 40.0  # for so long after a kill a command may fail
-COMMAND_S = 600.0
-CONTENTION = ("File exists", "cannot lock ref", "Unable to create", "gc is already running", "reference already exists")
-IDENTITY = {
-    "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org",
-    "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org",
-    "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "GIT_TERMINAL_PROMPT": "0",
-}  # fmt: skip
+DIFFERENCES_MAX = 5
+REPOSITORY = "HYPERCLUSTER_TORTURE_REPOSITORY"
 
 
-def git(place: Path, *arguments: str, given: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        ["git", *arguments],
-        cwd=place,
-        env={**os.environ, **IDENTITY},
-        input=given,
-        capture_output=True,
-        check=False,
-        timeout=COMMAND_S,
-    )
+def commits_of(repository: Path) -> int:
+    """0 for a shallow one, and where there is none."""
+    shallow = git(repository, "rev-parse", "--is-shallow-repository")
+    counted = git(repository, "rev-list", "--count", "HEAD")
+    return int(counted.stdout) if counted.returncode == 0 and shallow.stdout.strip() == b"false" else 0
+
+
+def source_of(wanted: str) -> Path | None:
+    """What is to be cloned; None: one is made. Ends the process if what was asked for can not be had."""
+    named = wanted or os.environ.get(REPOSITORY, "")
+    if named:
+        source = Path(named).expanduser().resolve()
+        if not source.is_dir() or not commits_of(source):
+            sys.exit(f"--repository: {source} is no repository with its whole history")
+        return source
+    checkout = Path(__file__).resolve().parents[3]
+    return checkout if commits_of(checkout) >= COMMITS_LEAST else None
 
 
 def history(rng: random.Random) -> bytes:
@@ -61,165 +66,142 @@ def history(rng: random.Random) -> bytes:
     return "".join(parts).encode()
 
 
-def make_repository(repository: Path, rng: random.Random) -> None:
+def make_repository(repository: Path, source: Path | None, rng: random.Random) -> int:
+    """How many commits it has."""
     repository.mkdir()
-    for command in (["init", "-q", "-b", "main"], ["config", "gc.auto", "0"], ["config", "core.checkStat", "default"]):
-        assert git(repository, *command).returncode == 0
-    imported = git(repository, "fast-import", "--quiet", given=history(rng))
-    assert imported.returncode == 0, imported.stderr
+    if source is not None:
+        cloned = git(repository, "clone", "-q", f"file://{source}", ".")
+        assert cloned.returncode == 0, cloned.stderr
+    else:
+        assert git(repository, "init", "-q", "-b", "main").returncode == 0
+        imported = git(repository, "fast-import", "--quiet", given=history(rng))
+        assert imported.returncode == 0, imported.stderr
+    for setting in (["gc.auto", "0"], ["core.checkStat", "default"]):
+        assert git(repository, "config", *setting).returncode == 0
     for number in range(MOUNTS):
-        made = git(repository, "worktree", "add", "-q", "-b", f"work{number}", f"../tree{number}", "main")
+        made = git(repository, "worktree", "add", "-q", "-b", f"work{number}", f"../tree{number}", "HEAD")
         assert made.returncode == 0, made.stderr
         # Each mount has a path of its own: the way to the repository must not name one.
         pointer = repository.parent / f"tree{number}" / ".git"
         pointer.write_text(f"gitdir: ../repository/.git/worktrees/tree{number}\n")
+    return commits_of(repository)
 
 
-@dataclass(slots=True)
-class Hand:
-    """One mount's worker on the repository."""
-
-    number: int
-    base: Path
-    rng: random.Random
-    killed_s: list[float]
-    acknowledged: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    commands: int = 0
-    failed: int = 0
-    edits: int = 0
-
-    @property
-    def tree(self) -> Path:
-        return self.base / f"tree{self.number}"
-
-    def work(self, end_s: float) -> None:
-        while time.monotonic() < end_s:
-            try:
-                self.step()
-            except OSError as error:
-                self.judge_failure("an edit", str(error), time.monotonic() - 1.0)
-                time.sleep(0.2)
-            except subprocess.TimeoutExpired as error:
-                self.problems.append(f"tree{self.number}: hangs: {error}")
-                return
-
-    def step(self) -> None:
-        choice = self.rng.random()
-        if choice < 0.55:
-            self.commit()
-        elif choice < 0.70:
-            self.run("status", "--porcelain")
-        elif choice < 0.80:
-            back = self.rng.randint(1, 30)
-            if self.run("checkout", "-q", "--detach", f"HEAD~{back}"):
-                self.run("checkout", "-q", f"work{self.number}")
-        elif choice < 0.88:
-            self.run("branch", f"b{self.number}-{self.rng.getrandbits(32):x}")
-        elif choice < 0.94:
-            self.run("log", "--oneline", "-20", "--all")
-        else:
-            self.run("gc", "-q")
-
-    def commit(self) -> None:
-        head = git(self.tree, "symbolic-ref", "-q", "HEAD").stdout.strip().decode()
-        if head != f"refs/heads/work{self.number}" and not self.run("checkout", "-q", "-f", f"work{self.number}"):
-            return
-        for _ in range(self.rng.randint(1, 4)):
-            path = self.tree / f"dir{self.rng.randrange(7)}" / f"file{self.rng.randrange(FILES)}"
-            path.parent.mkdir(exist_ok=True)
-            self.edits += 1
-            path.write_text(f"{self.number} {self.edits}\n" * self.rng.randint(1, 400))
-        if self.run("add", "-A") and self.run("commit", "-q", "-m", f"{self.number} {self.edits}"):
-            named = git(self.tree, "rev-parse", f"refs/heads/work{self.number}")
-            if named.returncode == 0:
-                self.acknowledged.append(named.stdout.strip().decode())
-
-    def run(self, *arguments: str) -> bool:
-        begun_s = time.monotonic()
-        done = git(self.tree, *arguments)
-        self.commands += 1
-        if done.returncode == 0:
-            return True
-        words = (done.stderr + done.stdout).decode(errors="replace")
-        if "nothing to commit" in words:
-            return False
-        self.failed += 1
-        self.judge_failure(f"git {' '.join(arguments)}", words, begun_s)
-        self.clear_locks()
-        return False
-
-    def judge_failure(self, what: str, words: str, begun_s: float) -> None:
-        disturbed = any(begun_s - AFTERMATH_S <= at_s <= time.monotonic() for at_s in self.killed_s)
-        if not disturbed and not any(word in words for word in CONTENTION):
-            self.problems.append(f"tree{self.number}: {what} failed though nothing was killed: {words[-400:]}")
-
-    def clear_locks(self) -> None:
-        """Those of this worktree, which nobody else uses; shared ones once they are old."""
-        common = self.base / "repository" / ".git"
-        own = [common / "worktrees" / f"tree{self.number}" / name for name in ("index.lock", "HEAD.lock")]
-        own.append(common / "refs" / "heads" / f"work{self.number}.lock")
-        for lock in own:
-            with contextlib.suppress(OSError):
-                lock.unlink()
-        for lock in (common / "packed-refs.lock", common / "gc.pid", common / "gc.pid.lock", common / "config.lock"):
-            with contextlib.suppress(OSError):
-                if time.time() - lock.stat().st_mtime > STALE_S:
-                    lock.unlink()
+def content_of(base: Path) -> dict[str, tuple[int, bytes]]:
+    """Of each file its mode and a digest of its bytes; of a link where it leads."""
+    found: dict[str, tuple[int, bytes]] = {}
+    for directory, directories, files in os.walk(base):
+        for name in directories + files:
+            path = Path(directory, name)
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                found[str(path.relative_to(base))] = (mode, os.fsencode(os.readlink(path)))
+            elif stat.S_ISREG(mode):
+                found[str(path.relative_to(base))] = (mode, hashlib.sha256(path.read_bytes()).digest())
+            else:
+                found[str(path.relative_to(base))] = (mode, b"")
+    return found
 
 
-def judge(hand: Hand) -> list[str]:
-    checked = git(hand.base / "repository", "fsck", "--full", "--no-dangling")
+def judge(base: Path, hands: list[Hand], commits: int) -> list[str]:
+    """What is wrong with the repository as one mount shows it."""
+    where = base.parent.name
+    checked = git(base / "repository", "fsck", "--full", "--no-dangling")
     said = (checked.stdout + checked.stderr).decode(errors="replace").strip()
-    problems = list(hand.problems)
+    problems: list[str] = []
     if checked.returncode != 0 or "missing" in said or "error" in said:
-        problems.append(f"fsck on mount {hand.number}: {said[:600]}")
-    kept = set(git(hand.tree, "rev-list", f"work{hand.number}").stdout.decode().split())
-    lost = [commit for commit in hand.acknowledged if commit not in kept]
-    if lost:
-        problems.append(f"tree{hand.number}: {len(lost)} acknowledged commits are lost, the first is {lost[0]}")
-    if len(kept) < COMMITS:
-        problems.append(f"tree{hand.number}: only {len(kept)} commits are left")
+        problems.append(f"{where}: fsck: {said[:600]}")
+    refs = git(base / "repository", "for-each-ref", "--format=%(refname:short)", "refs/heads").stdout.decode().split()
+    for hand in hands:
+        kept = git(base / "repository", "log", "--format=%s", hand.branch).stdout.decode().splitlines()
+        lost = sorted({*hand.subjects} - {*kept})
+        if lost:
+            problems.append(f"{where}: {hand.branch}: {len(lost)} acknowledged commits are lost: {lost[:5]}")
+        if len(kept) < commits:
+            problems.append(f"{where}: {hand.branch}: only {len(kept)} of {commits} commits are left")
+        gone, back = hand.branches - {*refs}, hand.deleted & {*refs}
+        if gone or back:
+            problems.append(f"{where}: branches lost: {sorted(gone)[:5]}, come back: {sorted(back)[:5]}")
+        state = git(hand.tree, "status", "--porcelain")
+        if state.returncode != 0 or state.stdout:
+            problems.append(f"tree{hand.number}: not clean after a check-out: {(state.stdout + state.stderr)[:300]!r}")
     return problems
 
 
+def equal(bases: list[Path]) -> list[str]:
+    """What is wrong with the mounts together. Printed: how much was compared."""
+    first, *others = [content_of(base) for base in bases]
+    print(f"{len(first)} files and directories compared on {len(bases)} mounts", flush=True)
+    problems: list[str] = []
+    for other in others:
+        different = sorted(name for name in {*first, *other} if first.get(name) != other.get(name))
+        if different:
+            problems.append(f"the mounts differ in {len(different)} files: {different[:DIFFERENCES_MAX]}")
+    return problems
+
+
+def settle(fleet: Fleet, bases: list[Path], hands: list[Hand]) -> None:
+    """Nobody works any more: no lock has an owner, and each hand's tree is made to be what its branch says."""
+    fleet.settle()
+    for lock in locks_of(bases[0]):
+        lock.unlink()
+    for hand in hands:
+        out = git(hand.tree, "checkout", "-q", "-f", hand.branch)
+        assert out.returncode == 0, out.stderr
+        git(hand.tree, "clean", "-q", "-f", "-d")
+    fleet.settle()
+
+
+def work(fleet: Fleet, hands: list[Hand], killer: Killer, seconds: float) -> None:
+    end_s = time.monotonic() + seconds
+    threads = [threading.Thread(target=hand.work, args=(end_s,)) for hand in hands]
+    with killer:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def summary(hands: list[Hand], killer: Killer) -> str:
+    done: Counter[str] = Counter()
+    for hand in hands:
+        done.update(hand.done)
+    return (
+        f"{sum(done.values())} commands: {', '.join(f'{count} {name}' for name, count in sorted(done.items()))}; "
+        f"{sum(hand.failed for hand in hands)} failed, {sum(hand.conflicts for hand in hands)} merges given up, "
+        f"{sum(hand.locks_removed for hand in hands)} locks removed\n"
+        f"{sum(len(hand.subjects) for hand in hands)} commits and merges acknowledged; {killer.leaders} leaders and "
+        f"{killer.workers} workers killed"
+    )
+
+
 def main() -> None:
-    given = arguments(__doc__ or "", kill_every_s=30.0)
+    given = arguments(
+        __doc__ or "", kill_every_s=30.0, options={"repository": "what is cloned, in place of this checkout"}
+    )
+    source = source_of(given.options["repository"])
 
     def body(fleet: Fleet, rng: random.Random) -> list[str]:
         bases = fleet.everywhere("git")
         begun_s = time.monotonic()
-        make_repository(bases[0] / "repository", rng)
+        commits = make_repository(bases[0] / "repository", source, rng)
         fleet.settle()
-        print(f"{COMMITS} commits made in {time.monotonic() - begun_s:.0f} s", flush=True)
+        print(f"{commits} commits of {source or 'a made one'} in {time.monotonic() - begun_s:.0f} s", flush=True)
         killed_s: list[float] = []
-        hands = [Hand(n, base, random.Random(rng.getrandbits(32)), killed_s) for n, base in enumerate(bases)]
-        end_s = time.monotonic() + given.seconds
-        threads = [threading.Thread(target=hand.work, args=(end_s,)) for hand in hands]
+        quiet = Quiet()
+        hands = [
+            Hand(n, (n + 1) % MOUNTS, base, random.Random(rng.getrandbits(32)), quiet, killed_s)
+            for n, base in enumerate(bases)
+        ]
         killer = Killer(fleet, rng, given.kill_every_s, about_to_kill=lambda: killed_s.append(time.monotonic()))
-        with killer:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        fleet.settle()
-        for lock in (bases[0] / "repository" / ".git").rglob("*.lock"):
-            lock.unlink()
-        for hand in hands:
-            git(hand.tree, "checkout", "-q", "-f", f"work{hand.number}")
-        fleet.settle()
-        problems = killer.problems
-        for hand in hands:
-            problems += judge(hand)
-        refs = {git(base / "repository", "for-each-ref").stdout for base in bases}
-        if len(refs) != 1:
-            problems.append("the mounts do not show the same refs")
-        commits = sum(len(hand.acknowledged) for hand in hands)
-        print(
-            f"{sum(hand.commands for hand in hands)} commands, {sum(hand.failed for hand in hands)} failed, {commits} "
-            f"commits acknowledged; {killer.leaders} leaders and {killer.workers} workers killed"
-        )
-        return problems + ([] if commits else ["nothing was committed"])
+        work(fleet, hands, killer, given.seconds)
+        settle(fleet, bases, hands)
+        problems = killer.problems + [problem for hand in hands for problem in hand.problems]
+        for base in bases:
+            problems += judge(base, hands, commits)
+        problems += equal(bases)
+        print(summary(hands, killer), flush=True)
+        return problems + ([] if any(hand.subjects for hand in hands) else ["nothing was committed"])
 
     run(given, MOUNTS, body)
 
