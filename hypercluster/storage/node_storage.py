@@ -18,6 +18,7 @@ from hypercluster.storage import install_plan
 from hypercluster.storage.barriers import Barriers
 from hypercluster.storage.checkpoint_receiver import ReferencedHashes
 from hypercluster.storage.checkpoints import StateCheckpoints
+from hypercluster.storage.chunk_files import SEGMENT_BYTES
 from hypercluster.storage.chunk_store import ChunkStore
 from hypercluster.storage.disk import Disk, PosixDisk
 from hypercluster.storage.install_plan import InstallPaths
@@ -41,7 +42,7 @@ class StorageUsage:
 
 class NodeStorage:
     """`chunk_runner` syncs chunks, `checkpoint_runner` makes checkpoints: a long checkpoint must not delay a sync.
-    `archive` must be durable before a flush, as chunks must."""
+    `archive` must be durable before a flush, as chunks must. `chunk_segment_bytes` is chosen smaller by tests only."""
 
     def __init__(
         self,
@@ -57,13 +58,16 @@ class NodeStorage:
         archive: ChunkBarrier | None = None,
         tree: DirectoryTree | None = None,
         disk: Disk | None = None,
+        chunk_segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         self.paths = InstallPaths(os.path.abspath(directory))
         self._disk = disk or PosixDisk()
         self._tree = tree or DirectoryTree()
         self._tree.make_directory(self.paths.data)
         self.installed_at_open = self._recover()
-        self.chunks = ChunkStore(self.paths.chunks, self._disk, chunk_runner, on_damaged=on_damaged)
+        self.chunks = ChunkStore(
+            self.paths.chunks, self._disk, chunk_runner, on_damaged=on_damaged, segment_bytes=chunk_segment_bytes
+        )
         try:
             barrier = self.chunks if archive is None else Barriers((self.chunks, archive))
             self.store = RocksStore(self.paths.state, settings, barrier)

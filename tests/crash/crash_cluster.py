@@ -33,7 +33,11 @@ REACHED_S = 120.0  # on however few cores, with whatever else they do
 BACK_S = 120.0
 NUDGE_S = 2.0  # without the point reached, leadership is moved, since some points need a new term: at first after this
 LOG_KEEP_ENTRIES = 100
-SETTINGS = {**FAST_RATE, "raft": {"log_keep_entries": LOG_KEEP_ENTRIES, "checkpoint_every_entries": 100}}
+SETTINGS = {
+    **FAST_RATE,
+    "raft": {"log_keep_entries": LOG_KEEP_ENTRIES, "checkpoint_every_entries": 100},
+    "retention": {"snapshot_every_s": 1, "snapshots_kept": 2},
+}
 STRANGER, STRANGER_LIFE, NOWHERE = "n9", b"\x09" * 16, "127.0.0.1:9"
 
 

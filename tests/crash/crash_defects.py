@@ -9,7 +9,12 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from hypercluster.client.live.shelf import READY, Building
+from hypercluster.client.live.store import TreeStore
+from hypercluster.client.worker.mirror import Batch, Mirror
 from hypercluster.storage import install_plan, quarantine, rocks_database
+from hypercluster.storage.archive.archive import OplogArchive
+from hypercluster.storage.archive.segment import read_segment, write_segment
 from hypercluster.storage.disk import Disk, PosixFile
 from hypercluster.storage.install_plan import InstallPaths
 from hypercluster.storage.rejoin_plan import RejoinDirectory, RejoinPlan
@@ -87,6 +92,44 @@ def _deletes_what_was_there() -> None:
     RejoinDirectory.move_aside = move_aside  # type: ignore[method-assign]
 
 
+def _joins_by_replacing() -> None:
+    """The parts of a join go before the joined segment is there."""
+
+    def replace(archive: OplogArchive, workspace_id: bytes, begin: int, end: int) -> None:
+        segments = archive._segments[workspace_id]
+        parts = segments[begin:end]
+        records = [record for part in parts for record in read_segment(archive._disk, part)]
+        archive._unlink(parts)
+        directory, before, last = archive._directory(workspace_id), parts[0].chain_before, parts[-1].last_index
+        segments[begin:end] = [
+            write_segment(archive._disk, directory, parts[0].history_id, workspace_id, before, records, last)
+        ]
+
+    OplogArchive._replace = replace  # type: ignore[method-assign]
+
+
+def _keeps_no_plan() -> None:
+    """The tree of a batch is written without what is still to be done to the directory."""
+
+    def commit(mirror: Mirror, batch: Batch) -> None:
+        mirror.store.write(batch.changes)
+        mirror.store.write(mirror.names.apply(batch.diff.removed(), batch.diff.added()))
+        mirror.store.commit_batch(sync=True)
+
+    Mirror.commit = commit  # type: ignore[method-assign]
+
+
+def _counts_half_a_tree() -> None:
+    """A tree counts from when its building begins."""
+    good = Building.__init__
+
+    def begin(building: Building, store: TreeStore, workspace_id: bytes, history_id: bytes) -> None:
+        good(building, store, workspace_id, history_id)
+        store.put_record("state", READY)
+
+    Building.__init__ = begin  # type: ignore[method-assign]
+
+
 DEFECTS: Final[Mapping[str, Callable[[], None]]] = {
     "": lambda: None,
     "writes_late": _writes_late,
@@ -94,4 +137,7 @@ DEFECTS: Final[Mapping[str, Callable[[], None]]] = {
     "forgets_its_plan_early": _forgets_its_plan_early,
     "writes_in_place": _writes_in_place,
     "deletes_what_was_there": _deletes_what_was_there,
+    "joins_by_replacing": _joins_by_replacing,
+    "keeps_no_plan": _keeps_no_plan,
+    "counts_half_a_tree": _counts_half_a_tree,
 }

@@ -24,7 +24,21 @@ from hypercluster.values import CheckpointMeta, ChunkHash, Index, NodeId, Term
 from tests.contracts.storages import HISTORY, MEMBERSHIP, referenced, refuse_fatal
 from tests.crash.crash_defects import DEFECTS
 from tests.crash.crash_directories import check_directory, check_rejoin, make_directory, rejoin_for_ever
-from tests.crash.crash_points import DIRECTORY, INSTALL, LOG, REJOIN, STORAGE, CrashPoint, arm
+from tests.crash.crash_points import (
+    DIRECTORY,
+    INSTALL,
+    LIVE,
+    LOG,
+    MIRROR,
+    REJOIN,
+    RETENTION,
+    STORAGE,
+    CrashPoint,
+    arm,
+)
+from tests.crash.crash_retention import keep_for_ever
+from tests.crash.crash_retention_check import check_kept
+from tests.crash.crash_worker import check_live, check_mirror, live_for_ever, mirror_for_ever
 from tests.crash.storage_child import changes_of, digest_of
 from tests.crash.wal_model import open_log
 from tests.crash.wal_writer_process import content
@@ -226,6 +240,9 @@ DRIVERS: Final[Mapping[str, Driver]] = {
     INSTALL: Driver(install_for_ever, check_installed),
     DIRECTORY: Driver(make_directory, check_directory),
     REJOIN: Driver(rejoin_for_ever, check_rejoin),
+    RETENTION: Driver(keep_for_ever, check_kept),
+    MIRROR: Driver(mirror_for_ever, check_mirror),
+    LIVE: Driver(live_for_ever, check_live),
 }
 
 

@@ -1,4 +1,4 @@
-"""Where a node can be killed: named places in log, journal, checkpoints, compaction, apply and membership (CH-7).
+"""Where a node or a worker can be killed: named places in all that writes to a disk, apply and membership (CH-7).
 
 Owns: `CRASH_POINTS`, and `arm`, which makes this process kill itself at one of them.
 Never: anything in the product: a point is a function's name, and the kill is put around it in a process of a test.
@@ -19,9 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-LOG, STORAGE, INSTALL, DIRECTORY, REJOIN = "log", "storage", "install", "directory", "rejoin"  # one process each
+# One process each.
+LOG, STORAGE, INSTALL, DIRECTORY, REJOIN = "log", "storage", "install", "directory", "rejoin"
+RETENTION, MIRROR, LIVE = (
+    "retention",
+    "mirror",
+    "live",
+)  # snapshots, archive and deletion; a worker's directory and tree
 NODE, MEMBERS, BEHIND = "node", "members", "behind"  # a real cluster: under load, changing members, far behind
-IN_PROCESS: Final = (LOG, STORAGE, INSTALL, DIRECTORY, REJOIN)
+IN_PROCESS: Final = (LOG, STORAGE, INSTALL, DIRECTORY, REJOIN, RETENTION, MIRROR, LIVE)
 IN_CLUSTER: Final = (NODE, MEMBERS, BEHIND)
 
 # How often a driver comes past a place that it does not come past again and again: what is done once a life, or once
@@ -30,8 +36,11 @@ SELDOM: Final = {
     ("wal-create", LOG): 1,
     ("disk-sync-directory", STORAGE): 1,
     ("chunk-segment", STORAGE): 1,
+    ("live-build", LIVE): 2,
+    ("live-remove-others", LIVE): 2,
     **{(place, NODE): 1 for place in ("wal-reopen", "wal-mend", "engine-align", "state-open", "chunk-recover")},
-    **{(place, NODE): 2 for place in ("journal-term", "wal-hard-state")},
+    **{(place, NODE): 2 for place in ("journal-term", "wal-hard-state", "snapshot-publish", "snapshot-drop")},
+    ("snapshot-sweep", NODE): 1,
     **{
         (f"install{part}", BEHIND): 1 for part in ("", "-begin", "-verify", "-plan", "-new-state", "-replace", "-adopt")
     },
@@ -86,12 +95,16 @@ _PLACES: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     ("wal-reopen", "hypercluster.storage.wal.opening:_reopen", (LOG, NODE)),
     ("wal-mend", "hypercluster.storage.wal.replay:mend", (LOG, NODE)),
     # The disk below the log, the chunks and the small files.
-    ("disk-write", "hypercluster.storage.disk:PosixFile.pwrite", (LOG, STORAGE, DIRECTORY, REJOIN, NODE)),
+    ("disk-write", "hypercluster.storage.disk:PosixFile.pwrite", (LOG, STORAGE, DIRECTORY, REJOIN, NODE, RETENTION)),
     ("disk-fdatasync", "hypercluster.storage.disk:PosixFile.fdatasync", (LOG, STORAGE, NODE)),
-    ("disk-fsync", "hypercluster.storage.disk:PosixFile.fsync", (LOG, DIRECTORY, REJOIN)),
-    ("disk-rename", "hypercluster.storage.disk:PosixDisk.rename", (LOG, DIRECTORY, REJOIN)),
-    ("disk-unlink", "hypercluster.storage.disk:PosixDisk.unlink", (LOG, REJOIN)),
-    ("disk-sync-directory", "hypercluster.storage.disk:PosixDisk.fsync_dir", (LOG, STORAGE, DIRECTORY, REJOIN)),
+    ("disk-fsync", "hypercluster.storage.disk:PosixFile.fsync", (LOG, DIRECTORY, REJOIN, RETENTION)),
+    ("disk-rename", "hypercluster.storage.disk:PosixDisk.rename", (LOG, DIRECTORY, REJOIN, RETENTION)),
+    ("disk-unlink", "hypercluster.storage.disk:PosixDisk.unlink", (LOG, REJOIN, RETENTION)),
+    (
+        "disk-sync-directory",
+        "hypercluster.storage.disk:PosixDisk.fsync_dir",
+        (LOG, STORAGE, DIRECTORY, REJOIN, RETENTION),
+    ),
     # The journal between the library and the log.
     ("journal-append", "hypercluster.raft.journal:WalJournal.append", (NODE,)),
     ("journal-term", "hypercluster.raft.journal:WalJournal.setCurrentTerm", (NODE,)),
@@ -134,6 +147,58 @@ _PLACES: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     ("tree-discard", "hypercluster.storage.tree:DirectoryTree.discard_tree", (STORAGE, INSTALL, NODE)),
     ("tree-remove", "hypercluster.storage.tree:DirectoryTree.remove_tree", (STORAGE, INSTALL, NODE)),
     ("compaction", "hypercluster.raft.checkpointing:Checkpointing._compact", (NODE,)),
+    # Workspace snapshots, the archive of op logs, and the deletion of chunk bytes.
+    ("snapshot-marked", "hypercluster.node.tree_snapshots:TreeSnapshots.marked", (RETENTION, NODE)),
+    ("snapshot-step", "hypercluster.storage.snapshots.writer:SnapshotWriter.step", (RETENTION, NODE)),
+    ("snapshot-page", "hypercluster.storage.snapshots.store:SnapshotStore.put_page", (RETENTION,)),
+    ("snapshot-publish", "hypercluster.storage.snapshots.store:SnapshotStore.publish", (RETENTION, NODE)),
+    ("snapshot-drop", "hypercluster.storage.snapshots.store:SnapshotStore.drop", (RETENTION, NODE)),
+    ("snapshot-sweep", "hypercluster.storage.snapshots.store:SnapshotStore.sweep", (RETENTION, NODE)),
+    ("archive-trimmed", "hypercluster.storage.archive.archive:OplogArchive.trimmed", (RETENTION,)),
+    ("archive-records", "hypercluster.storage.archive.archive:OplogArchive._archive", (RETENTION,)),
+    ("archive-frame", "hypercluster.storage.archive.segment:_Writer._end_frame", (RETENTION,)),
+    ("archive-segment", "hypercluster.storage.archive.segment:_Writer.finish", (RETENTION,)),
+    ("archive-join", "hypercluster.storage.archive.archive:OplogArchive._replace", (RETENTION,)),
+    ("archive-drop-old", "hypercluster.storage.archive.archive:OplogArchive._drop_old", (RETENTION,)),
+    ("archive-drop-over", "hypercluster.storage.archive.archive:OplogArchive._drop_over_budget", (RETENTION,)),
+    ("archive-unlink", "hypercluster.storage.archive.archive:OplogArchive._unlink", (RETENTION,)),
+    ("chunk-delete", "hypercluster.storage.chunk_store:ChunkStore.delete", (RETENTION,)),
+    ("chunk-reclaim", "hypercluster.storage.chunk_store:ChunkStore.reclaim", (RETENTION,)),
+    ("chunk-free", "hypercluster.storage.chunk_store:ChunkStore._unlink", (RETENTION,)),
+    ("chunk-segment-unlink", "hypercluster.storage.chunk_files:SegmentFiles.unlink", (RETENTION,)),
+    # A worker's materialised directory, and the database of its tree.
+    ("mirror-build", "hypercluster.client.worker.mirror_disk:MirrorDisk.build_file", (MIRROR,)),
+    ("mirror-symlink", "hypercluster.client.worker.mirror_disk:MirrorDisk.build_symlink", (MIRROR,)),
+    ("mirror-write", "hypercluster.client.worker.mirror_disk:_write_all", (MIRROR,)),
+    ("mirror-detach", "hypercluster.client.worker.mirror_disk:MirrorDisk.detach", (MIRROR,)),
+    ("mirror-move", "hypercluster.client.worker.mirror_disk:MirrorDisk._move", (MIRROR,)),
+    ("mirror-place", "hypercluster.client.worker.mirror_disk:MirrorDisk.place", (MIRROR,)),
+    ("mirror-link", "hypercluster.client.worker.mirror_disk:MirrorDisk.link", (MIRROR,)),
+    ("mirror-rewrite", "hypercluster.client.worker.mirror_disk:MirrorDisk.rewrite", (MIRROR,)),
+    ("mirror-dress", "hypercluster.client.worker.mirror_disk:MirrorDisk.dress", (MIRROR,)),
+    ("mirror-sync", "hypercluster.client.worker.mirror_disk:MirrorDisk.sync", (MIRROR,)),
+    ("mirror-clear", "hypercluster.client.worker.mirror_disk:MirrorDisk.clear_areas", (MIRROR,)),
+    ("mirror-wipe", "hypercluster.client.worker.mirror_disk:MirrorDisk.wipe", (MIRROR,)),
+    ("mirror-remove", "hypercluster.client.worker.mirror_disk:MirrorDisk._remove_tree", (MIRROR,)),
+    ("mirror-commit", "hypercluster.client.worker.mirror:Mirror.commit", (MIRROR,)),
+    ("mirror-names", "hypercluster.client.worker.mirror:Mirror.run_names", (MIRROR,)),
+    ("mirror-finish", "hypercluster.client.worker.mirror:Mirror.finish", (MIRROR,)),
+    ("mirror-status", "hypercluster.client.worker.state:write_status", (MIRROR,)),
+    ("rebuild-begin", "hypercluster.client.worker.rebuild:Rebuild.begin", (MIRROR,)),
+    ("rebuild-add", "hypercluster.client.worker.rebuild:Rebuild.add", (MIRROR,)),
+    ("rebuild-check", "hypercluster.client.worker.rebuild:Rebuild.check", (MIRROR,)),
+    ("rebuild-finish", "hypercluster.client.worker.rebuild:Rebuild.finish", (MIRROR,)),
+    ("database-commit", "hypercluster.client.sqlite_store:SqliteStore.commit_batch", (MIRROR,)),
+    ("database-sync", "hypercluster.client.sqlite_store:SqliteStore._sync_log", (MIRROR,)),
+    # A worker's live tree, and its chunks.
+    ("live-open", "hypercluster.client.live.shelf:Shelf.open_newest", (LIVE,)),
+    ("live-build", "hypercluster.client.live.shelf:Shelf.build", (LIVE,)),
+    ("live-add", "hypercluster.client.live.shelf:Building.add", (LIVE,)),
+    ("live-built", "hypercluster.client.live.shelf:Building.finish", (LIVE,)),
+    ("live-remove-others", "hypercluster.client.live.shelf:Shelf.remove_others", (LIVE,)),
+    ("live-flush", "hypercluster.client.live.store:TreeStore.flush", (LIVE,)),
+    ("live-flushed", "hypercluster.client.live.store:TreeStore.end_flush", (LIVE,)),
+    ("cache-flush", "hypercluster.client.live.chunk_cache:ChunkCache.flush", (LIVE,)),
     # Receiving and installing one.
     ("install-begin", "hypercluster.storage.checkpoints:StateCheckpoints.receive", (INSTALL, BEHIND)),
     ("install-piece", "hypercluster.storage.checkpoint_receiver:StagedCheckpoint.write", (INSTALL, BEHIND)),

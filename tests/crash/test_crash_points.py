@@ -26,10 +26,13 @@ from tests.crash.crash_points import (
     IN_CLUSTER,
     IN_PROCESS,
     INSTALL,
+    LIVE,
     LOG,
     MEMBERS,
+    MIRROR,
     NODE,
     REJOIN,
+    RETENTION,
     STORAGE,
     CrashPoint,
     hit_so_far,
@@ -41,8 +44,9 @@ from tests.integration.operating import becomes_voter, rejoin, same_state
 from tests.integration.test_three_nodes import write_until_acknowledged
 
 SEED = int(os.environ.get("HYPERCLUSTER_CRASH_SEED", "1"))
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0  # a process that has few of the machine's turns gets there, too
 CALLS = (1, 2, 5)
+SOME_PLACES = {RETENTION: 5, MIRROR: 6, LIVE: 3}  # in the ordinary suite; of other drivers all
 NODE_CALLS = (1, 4)
 # Each process is forked from one that has everything imported and nothing opened: no start-up for each kill.
 _fork = multiprocessing.get_context("forkserver")
@@ -103,11 +107,12 @@ def kill_at(driver: str, points: Iterable[CrashPoint], calls: Sequence[int], pat
 @pytest.mark.req("CH-7")
 @pytest.mark.parametrize("driver", IN_PROCESS)
 def test_a_kill_at_each_place_leaves_what_was_promised(quick_path: Path, hits: Path, driver: str) -> None:
-    """Before or after, and at which of the first calls, is drawn."""
+    """Before or after, and at which of the first calls, is drawn; of drivers that take their time, some places."""
     print(f"seed {SEED}")
     rng = random.Random(f"{SEED} moments of {driver}")
     drawn = {point.place: point for point in rng.sample(points_of(driver), len(points_of(driver)))}
-    kill_at(driver, [drawn[place] for place in sorted(drawn)], (), quick_path, hits, SEED)
+    places = rng.sample(sorted(drawn), SOME_PLACES.get(driver, len(drawn)))
+    kill_at(driver, [drawn[place] for place in sorted(places)], (), quick_path, hits, SEED)
 
 
 @pytest.mark.req("CH-7", "CH-10")
@@ -119,6 +124,9 @@ def test_a_kill_at_each_place_leaves_what_was_promised(quick_path: Path, hits: P
         (INSTALL, "forgets_its_plan_early", "install-new-state.before", "with no plan of an install"),
         (DIRECTORY, "writes_in_place", "disk-write.half", "is damaged"),
         (REJOIN, "deletes_what_was_there", "rejoin-aside.after", "aside-1"),
+        (RETENTION, "joins_by_replacing", "archive-unlink.after", "records are gone|are not the log"),
+        (MIRROR, "keeps_no_plan", "mirror-place.before", "opened again|accepted and is refused|follows"),
+        (LIVE, "counts_half_a_tree", "live-flush.after", "lack their places"),
     ],
 )
 def test_a_defect_is_found(quick_path: Path, hits: Path, driver: str, defect: str, place: str, words: str) -> None:
