@@ -1,6 +1,6 @@
 """Deletes the bytes of chunks that no workspace has any more, later and on each node for itself (WS-54).
 
-Owns: the walk over the chunk store, which hashes are found to be nobody's, since when, and the reclaiming of space.
+Owns: the walk over the chunk store, the deletion of what it found to be nobody's, and the reclaiming of space.
 Never: decides that a chunk is absent: the state says so; holds up the loop.
 Invariants: bytes go only if the state is without the chunk now and was at every moment since it was found so, at an
 index that the flushed state and every kept checkpoint have reached: so neither a restart nor a node that takes one of
@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from hypercluster.errors import DiskFullError
 from hypercluster.limits import MIB
+from hypercluster.node.waiting_chunks import WaitingChunks
 from hypercluster.raft.engine import Clock
 from hypercluster.state_machine.store import Reader
 from hypercluster.state_machine.workspace.chunks import is_held, organisations
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 0.5
 WALKED_A_LOOK: Final = 1_000
 DELETED_A_LOOK: Final = 500
-FOUND_MAX: Final = 50_000
 ROUND_S: Final = 600.0  # between two walks over all chunks
 KEEP_S: Final = 1_800.0
 RECLAIM_EVERY_S: Final = 60.0
@@ -41,7 +41,8 @@ class Bytes(Protocol):
 
     def put(self, chunk_hash: ChunkHash, content: bytes) -> bool: ...
 
-    def hashes(self) -> Iterator[ChunkHash]: ...
+    def hashes(self, after: bytes = b"") -> Iterator[ChunkHash]:
+        """In order, from the one after `after`."""
 
     def delete(self, chunk_hash: ChunkHash) -> bool: ...
 
@@ -77,24 +78,25 @@ class ChunkBytes:
         self._receiving = receiving
         self._on_fatal = on_fatal
         self._walk: Iterator[ChunkHash] | None = None
-        self._found: dict[ChunkHash, tuple[Index, float]] = {}  # nobody's since, and when that was found
+        self._after = b""  # where the walk goes on when it was broken off
+        self._waiting = WaitingChunks()
         self._due_s = self._walk_due_s = self._reclaim_due_s = 0.0
         self._reclaiming = False
         self._deleted = False
         self.freed_bytes = 0  # since the node was started
 
     def put(self, chunk_hash: ChunkHash, content: bytes) -> bool:
-        self._found.pop(chunk_hash, None)
+        self._waiting.came_back(chunk_hash)
         return self._chunks.put(chunk_hash, content)
 
     def state_replaced(self) -> None:
         """What was found says nothing of a state that came from elsewhere."""
-        self._found.clear()
+        self._waiting.clear()
 
     @property
     def waiting(self) -> int:
         """How many wait to be deleted."""
-        return len(self._found)
+        return len(self._waiting)
 
     def look(self) -> None:
         now_s = self._clock.monotonic()
@@ -111,28 +113,33 @@ class ChunkBytes:
             self._reclaim()
 
     def _walk_on(self, owners: list[bytes], now_s: float) -> None:
+        """A walk begins when nothing waits from the one before, so that nothing is found twice."""
+        looked_at = min(WALKED_A_LOOK, self._waiting.room)
+        if not looked_at:
+            self._walk = None  # it goes on when there is room, and holds up no compaction of the index until then
+            return
         if self._walk is None:
-            if now_s < self._walk_due_s:
+            if not self._after and (now_s < self._walk_due_s or self._waiting):
                 return
-            self._walk = self._chunks.hashes()
-        walked, index = 0, self._applied_index()
-        for chunk_hash in islice(self._walk, WALKED_A_LOOK):
+            self._walk = self._chunks.hashes(self._after)
+        index, found, walked = self._applied_index(), [], 0
+        for chunk_hash in islice(self._walk, looked_at):
             walked += 1
-            if chunk_hash in self._found or len(self._found) >= FOUND_MAX:
-                continue
+            self._after = chunk_hash
             if not is_held(self._reader, owners, chunk_hash):
-                self._found[chunk_hash] = index, now_s
-        if walked < WALKED_A_LOOK:
-            self._walk = None
+                found.append(chunk_hash)
+        self._waiting.add(index, now_s, found)
+        if walked < looked_at:
+            self._walk, self._after = None, b""
             self._walk_due_s = now_s + ROUND_S
 
     def _delete(self, owners: list[bytes], now_s: float) -> None:
-        """The longest known come first: they were found in this order."""
         durable_index = self._durable_index()
-        for chunk_hash, (index, found_s) in list(islice(self._found.items(), DELETED_A_LOOK)):
-            if now_s < found_s + KEEP_S or index > durable_index:
-                return
-            del self._found[chunk_hash]
+
+        def may_go(index: Index, found_s: float) -> bool:
+            return now_s >= found_s + KEEP_S and index <= durable_index
+
+        for chunk_hash in self._waiting.take(DELETED_A_LOOK, may_go):
             if not is_held(self._reader, owners, chunk_hash):
                 self._deleted = self._chunks.delete(chunk_hash) or self._deleted
 
@@ -159,4 +166,4 @@ class ChunkBytes:
     def close(self) -> None:
         """Lets go of the chunk store's index."""
         self._walk = None
-        self._found.clear()
+        self._waiting.clear()

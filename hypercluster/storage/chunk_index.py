@@ -138,9 +138,9 @@ class ChunkIndex:
         except Exception as error:  # the binding knows one exception type only
             raise writing_error(self._path, error) from error
 
-    def hashes(self) -> Iterator[ChunkHash]:
-        """All hashes as they were at the call."""
-        return (ChunkHash(key) for key, _ in self._pairs(b"") if len(key) == HASH_BYTES)
+    def hashes(self, after: bytes = b"") -> Iterator[ChunkHash]:
+        """Hashes above `after` as they were at the call, in order."""
+        return (ChunkHash(key) for key, _ in self._pairs(after) if len(key) == HASH_BYTES and key > after)
 
     def close(self) -> None:
         self._database.close()

@@ -15,6 +15,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from heapq import merge
 from typing import Final, Protocol
 
 from blake3 import blake3
@@ -151,14 +152,15 @@ class ChunkStore:
         """`raft.engine.ChunkSource`."""
         return self.get(ChunkHash(chunk_hash))
 
-    def hashes(self) -> Iterator[ChunkHash]:
-        """Every chunk here, in no order: for garbage collection and scrubbing."""
+    def hashes(self, after: bytes = b"") -> Iterator[ChunkHash]:
+        """Every chunk here, in order of the hashes, from the one after `after`: for garbage collection."""
         with self._lock:
             fresh = {**self._syncing.places, **self._open_epoch.places}
             gone = (self._syncing.removed | self._open_epoch.removed) - self._open_epoch.places.keys()
-            indexed = self._index.hashes()
-        yield from (chunk_hash for chunk_hash in fresh if chunk_hash not in gone)
-        yield from (chunk_hash for chunk_hash in indexed if chunk_hash not in fresh and chunk_hash not in gone)
+            indexed = self._index.hashes(after)
+        mine = sorted(chunk_hash for chunk_hash in fresh if chunk_hash > after and chunk_hash not in gone)
+        others = (chunk_hash for chunk_hash in indexed if chunk_hash not in fresh and chunk_hash not in gone)
+        yield from merge(mine, others)
 
     # --- writing -----------------------------------------------------------------------------------
 

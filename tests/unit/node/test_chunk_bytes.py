@@ -10,6 +10,7 @@ from blake3 import blake3
 
 from hypercluster.node import chunk_bytes
 from hypercluster.node.chunk_bytes import KEEP_S, ROUND_S, ChunkBytes
+from hypercluster.node.waiting_chunks import WaitingChunks
 from hypercluster.state_machine.store import Change, Family
 from hypercluster.state_machine.workspace.chunks import organisation_id
 from hypercluster.storage.chunk_store import ChunkStore
@@ -146,3 +147,38 @@ def test_space_comes_back_and_a_look_is_bounded(world: World, monkeypatch: pytes
     assert world.store.stored_bytes < before / 2
     assert world.metrics.gc_freed_bytes._value.get() > before / 3
     assert not world.fatal
+
+
+@pytest.mark.req("WS-54")
+def test_all_that_two_checkpoints_make_waits_and_goes_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes wait until the checkpoints are past them. A bound on how many wait, below what a node makes in that time,
+    is a bound on how much it ever frees: the disk fills."""
+    monkeypatch.setattr(chunk_bytes, "WALKED_A_LOOK", 20_000)
+    monkeypatch.setattr(chunk_bytes, "DELETED_A_LOOK", 60_000)
+    for number in range(51_000):
+        content = b"%d" % number
+        world.bytes.put(ChunkHash(blake3(content).digest()), content)
+    world.store.sync()
+    world.pass_time(2 * KEEP_S)
+    assert world.bytes.waiting == 51_000
+    world.durable = Index(10)
+    world.pass_time(60)
+    assert (world.bytes.waiting, world.store.count) == (0, 0)
+
+
+@pytest.mark.req("WS-54")
+def test_the_walk_goes_on_where_it_had_no_more_room(world: World) -> None:
+    """Otherwise new chunks with low hashes would keep it from ever reaching the high ones."""
+    world.bytes._waiting = WaitingChunks(10)
+    world.durable = Index(10)
+    contents = [b"%d" % number for number in range(20_000)]
+    low = [content for content in contents if blake3(content).digest()[0] < 4]
+    high = [world.put(content) for content in contents if blake3(content).digest()[0] == 255][:30]
+    for found in high:
+        world.hold(found, False)
+    for start in range(0, 250, 10):
+        for content in low[start : start + 10]:
+            world.hold(world.put(content), False)
+        world.store.sync()
+        world.pass_time(KEEP_S + 60, step_s=KEEP_S / 2 + 30)
+    assert not any(world.store.has(found) for found in high)
