@@ -155,6 +155,7 @@ FEATURES_MAX: Final = 32  # names in a worker's hello
 FEATURE_BYTES_MAX: Final = 64
 APPLY_TURN_US: Final = 2_000
 VERSIONS_KEEP_ENTRIES: Final = 1_000_000  # old versions stay this many Raft entries (D-18)
+VERSIONS_BYTES_MAX: Final = 16 * 1024 * MIB  # of old versions, uncompressed; beyond it the oldest go early
 DISK_LOW_BYTES: Final = 256 * MIB  # with less room a node refuses writes; four flushes and a segment fit in it (CL-4)
 APPLY_ROOM_BYTES: Final = 128 * MIB  # with less, apply waits: a flush and what the log makes ahead fit in it
 DIGESTS_KEPT: Final = 1_024  # recent indexes whose digest is known without a read (CL-17)

@@ -51,6 +51,7 @@ from hypercluster.node.reaping import Reaping
 from hypercluster.node.report import Fixed, Reporter
 from hypercluster.node.standing import Standing
 from hypercluster.node.timed_syncs import TimedSyncs
+from hypercluster.node.versions_budget import VersionsSize
 from hypercluster.node.worker_table import WorkerTable
 from hypercluster.raft.adapter import RaftEngine
 from hypercluster.raft.driver import EngineDriver, SystemClock
@@ -291,7 +292,8 @@ class _Wiring:
             storage.store,
             self.clock,
             storage.free_bytes,
-            MaintenanceSettings(),
+            MaintenanceSettings(versions_bytes_max=self.config.retention.versions_bytes_max),
+            versions_size=lambda: VersionsSize(*storage.store.versions_bytes()),
         )
         self._wire_leases()
         self.retention.start(self.proposer, self.standing)

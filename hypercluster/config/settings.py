@@ -89,7 +89,7 @@ class AccessConfig:
 
 @dataclass(frozen=True, slots=True)
 class RetentionConfig:
-    """WS-53, WS-54. The schedule is the leader's; archive and speed of writing are each node's own."""
+    """WS-53, WS-54, D-18. The schedule is the leader's; archive and speed of writing are each node's own."""
 
     snapshot_every_s: int = limits.SNAPSHOT_EVERY_S
     snapshots_kept: int = limits.SNAPSHOTS_KEPT
@@ -100,6 +100,7 @@ class RetentionConfig:
     archive_keep_days: int = limits.ARCHIVE_KEEP_DAYS
     archive_bytes_max: int = limits.ARCHIVE_BYTES_MAX
     collect_chunks_per_s: int = limits.COLLECT_CHUNKS_PER_S
+    versions_bytes_max: int = limits.VERSIONS_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,4 +163,5 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "retention.archive_keep_days": (0, 36_500),
     "retention.archive_bytes_max": (limits.MIB, 1 << 50),
     "retention.collect_chunks_per_s": (1, 100_000),
+    "retention.versions_bytes_max": (limits.MIB, 1 << 50),
 }

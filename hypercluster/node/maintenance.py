@@ -17,6 +17,7 @@ from hypercluster import limits
 from hypercluster.node.own_lane import OwnLane, was_judged
 from hypercluster.node.proposer import Proposer
 from hypercluster.node.standing import Standing
+from hypercluster.node.versions_budget import VersionsBudget, VersionsSize
 from hypercluster.node.words import Verdict
 from hypercluster.pb.v1.command_pb2 import ForgetLane, MaintenanceCommand, RaiseVersionsFloor
 from hypercluster.raft.engine import Clock, Engine, ProposalOutcome
@@ -27,7 +28,10 @@ from hypercluster.values import Nanos, Role
 log = logging.getLogger(__name__)
 
 UPKEEP_EVERY_S = 10.0
-LANES_A_ROUND = 64
+# In one message, and a message in each look while there is more: hundreds of processes may begin a lane a second.
+LANES_A_ROUND = 192
+FLOOR_COMMANDS_A_ROUND = 8  # each removes a thousand records: more than the busiest cluster replaces
+BUDGET_TOLD_S = 600.0
 # However many lanes there are: a lane with commands on their way must not be forgotten. Its next command to arrive
 # would begin it anew, over a gap, when its client has counted on never being judged without the one before.
 LANE_QUIET_S = 120
@@ -40,6 +44,7 @@ HANDOVER_PAUSE_S = 10.0
 @dataclass(frozen=True, slots=True)
 class MaintenanceSettings:
     versions_keep_entries: int = limits.VERSIONS_KEEP_ENTRIES
+    versions_bytes_max: int = limits.VERSIONS_BYTES_MAX
     lane_silent_s: int = limits.LANE_SILENT_FORGET_S
     lanes_max: int = limits.LANES_MAX
     disk_low_bytes: int = limits.DISK_LOW_BYTES
@@ -58,6 +63,7 @@ class Maintenance:
         free_bytes: Callable[[], int],
         settings: MaintenanceSettings,
         *,
+        versions_size: Callable[[], VersionsSize] = lambda: VersionsSize(0, 0),
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._engine = engine
@@ -66,6 +72,10 @@ class Maintenance:
         self._clock = clock
         self._free_bytes = free_bytes
         self._settings = settings
+        self._versions_size = versions_size
+        self._budget = VersionsBudget(settings.versions_bytes_max)
+        self._budget_due_s = 0.0
+        self._told_s = 0.0
         self._lane = OwnLane(proposer, standing, random_bytes=random_bytes)
         self._upkeep_due_s = 0.0
         self._disk_due_s = 0.0
@@ -76,6 +86,9 @@ class Maintenance:
         if now_s >= self._disk_due_s:
             self._disk_due_s = now_s + DISK_LOOK_S
             self._watch_disk(now_s)
+        if now_s >= self._budget_due_s:
+            self._budget_due_s = now_s + UPKEEP_EVERY_S
+            self._budget.note(self._standing.status_now().applied_index, self._versions_size())
         leads = self._standing.status().role is Role.LEADER
         if leads and now_s >= self._upkeep_due_s and self._lane.idle:
             self._upkeep_due_s = now_s + UPKEEP_EVERY_S
@@ -104,7 +117,8 @@ class Maintenance:
     # -- upkeep -----------------------------------------------------------------------------------
 
     def due(self) -> list[MaintenanceCommand]:
-        return self._lanes_due() or self._versions_due()
+        """Both kinds: where lanes come and go without end, versions must go all the same."""
+        return [*self._versions_due(), *self._lanes_due()]
 
     def _lanes_due(self) -> list[MaintenanceCommand]:
         settings = self._settings
@@ -120,13 +134,26 @@ class Maintenance:
         ]
 
     def _versions_due(self) -> list[MaintenanceCommand]:
+        """A command removes a bounded number of records, so where some are left below the floor it is named again."""
         floor = queries.versions_floor(self._reader)
         wanted = self._standing.status().applied_index - self._settings.versions_keep_entries
-        if queries.versions_backlog(self._reader):
-            wanted = max(floor, 0)
-        elif wanted < floor + VERSIONS_STEP_ENTRIES:
+        if wanted < floor + VERSIONS_STEP_ENTRIES:
+            wanted = floor
+        within = self._budget.floor(wanted)
+        if within > wanted:
+            self._tell_over_budget(floor, within)
+            wanted = within
+        if wanted == floor and not queries.versions_backlog(self._reader):
             return []
-        return [MaintenanceCommand(raise_versions_floor=RaiseVersionsFloor(floor_index=wanted))]
+        command = MaintenanceCommand(raise_versions_floor=RaiseVersionsFloor(floor_index=wanted))
+        return [command] * FLOOR_COMMANDS_A_ROUND
+
+    def _tell_over_budget(self, floor: int, wanted: int) -> None:
+        now_s = self._clock.monotonic()
+        if now_s >= self._told_s:
+            self._told_s = now_s + BUDGET_TOLD_S
+            fields = {"floor": floor, "to": wanted, "budget": self._settings.versions_bytes_max}
+            log.warning("old versions are over their budget: the oldest go early", extra={"fields": fields})
 
     def _answered(self, verdicts: Sequence[Verdict]) -> None:
         if was_judged(verdicts):

@@ -3,9 +3,9 @@
 Owns: their hashes, by the look that found them, and which of them came back since.
 Never: decides when bytes may go, or knows the chunk store.
 Invariants: what came back after it was found is never given out again; a chunk takes HASH_BYTES of memory here and not
-an object, because as many wait as a node makes in the time of two checkpoints, which is millions where logs grow line by
-line. A filter of fixed size knows all that wait, and takes a few others for them: such a one is only remembered as come
-back without need. Where more come back than are remembered, all is forgotten: it is found anew.
+an object, because as many wait as a node makes in the time of two checkpoints, which is millions where logs grow line
+by line. A filter of fixed size knows all that wait, and takes a few others for them: such a one is only remembered as
+come back without need. Where more come back than are remembered, all is forgotten: it is found anew.
 """
 
 from __future__ import annotations

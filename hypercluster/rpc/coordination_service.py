@@ -30,7 +30,7 @@ from hypercluster.state_machine.coordination.events import LockRow
 from hypercluster.state_machine.coordination.reservations import live_reservations
 from hypercluster.state_machine.meta import read_applied
 from hypercluster.state_machine.store import Reader
-from hypercluster.state_machine.workspace.hazard_list import newest_hazards
+from hypercluster.state_machine.workspace.hazard_list import hazard_steps
 from hypercluster.state_machine.workspace.paths import best_path
 from hypercluster.values import ReadLevel
 
@@ -38,6 +38,7 @@ ID_BYTES = 16
 LOCKS_MAX = 1_000
 HAZARDS_MAX, HAZARDS_DEFAULT = 1_000, 100
 PATHS_A_TURN = 16  # looked up between two turns of the loop
+HAZARD_STEPS_A_TURN = 4  # records of the log read between two turns: each may be as large as an entry
 _LOCK_NAME = re.compile(r"[a-zA-Z0-9._/:-]+")
 
 
@@ -114,8 +115,15 @@ class CoordinationService:
         count_max = bounded("limit", request.limit, HAZARDS_MAX, HAZARDS_DEFAULT)
         point = await self._reads.point(wish_of(request.read), call.timeout_s)
         workspace_of(self._reader, request.workspace_id, call)
-        found = newest_hazards(self._reader, request.workspace_id, count_max)
-        return pb.HazardsResponse(state=state_of(point), hazards=[messages.hazard_record(one) for one in found])
+        answer = pb.HazardsResponse(state=state_of(point))
+        for number, found in enumerate(hazard_steps(self._reader, request.workspace_id), 1):
+            if found is not None:
+                answer.hazards.append(messages.hazard_record(found))
+                if len(answer.hazards) == count_max:
+                    break
+            if number % HAZARD_STEPS_A_TURN == 0:
+                await asyncio.sleep(0)
+        return answer
 
     async def reservations(self, request: pb.ReservationsRequest, call: Call) -> pb.ReservationsResponse:
         point = await self._reads.point(wish_of(request.read), call.timeout_s)

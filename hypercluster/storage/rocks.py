@@ -30,6 +30,7 @@ APPLIED_KEY: Final = b"applied"
 APPLIED_RECORD: Final = struct.Struct(">BQQ32sQ")  # version, index, term, digest, last stamp
 APPLIED_VERSION: Final = 1
 POLL_COMMITS: Final = 16  # a running flush is looked at every so many commits
+_VERSIONS: Final = Family.VERSIONS
 SYNC_ROUNDS_OPEN: Final = 2  # chunk syncs before commits are asked to pause
 
 
@@ -134,6 +135,8 @@ class RocksStore:
         self._flushed_index = self._frozen_index = self._applied.index
         self._active_bytes = 0
         self._commits = 0
+        self._versions_stored_bytes = self._database.stored_bytes(Family.VERSIONS)
+        self._versions_written_bytes = 0
         self._state = FlushState.IDLE
         self._cycle += 1
         self._sync_rounds = 0
@@ -155,6 +158,10 @@ class RocksStore:
         """A reopen finds at least this index. Log segments above it must be kept (CL-7)."""
         self.poll()
         return self._flushed_index
+
+    def versions_bytes(self) -> tuple[int, int]:
+        """Of old versions: in the directory when it was opened, and written since, whatever was removed meanwhile."""
+        return self._versions_stored_bytes, self._versions_written_bytes
 
     @property
     def flush_state(self) -> FlushState:
@@ -265,7 +272,11 @@ class RocksStore:
             raise self._failed
         if self._active_bytes >= UNFLUSHED_FLUSHES_MAX * self._settings.flush_bytes:
             self.flush()  # the caller went on through a stall; RocksDB must never flush by itself
-        self._active_bytes += self._database.write(changes, (APPLIED_KEY, encode_applied(applied)))
+        wanted = changes if isinstance(changes, list | tuple) else list(changes)
+        self._active_bytes += self._database.write(wanted, (APPLIED_KEY, encode_applied(applied)))
+        self._versions_written_bytes += sum(
+            [len(key) + len(value) for family, key, value in wanted if family is _VERSIONS and value is not None]
+        )
         self._applied = applied
 
     def _due(self) -> bool:

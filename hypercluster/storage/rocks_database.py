@@ -117,17 +117,21 @@ class RocksDatabase:
         try:
             return self._families[family].get(key)
         except IndexError:
-            return None
+            if self._open:
+                return None  # a directory of a format before this family, only looked at
+            raise TurnedAwayError("the state was closed while it was being read; ask again") from None
         except Exception as error:  # the binding knows one exception type only
             raise reading_error(self.path, error, RESEED) from error
 
     def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        if start >= end or family >= len(self._families):
+        if start >= end or (self._open and family >= len(self._families)):
             return iter(())
         return self.hold(family, start, end, reverse=reverse)
 
     def hold(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> _Scan:
         """A scan that may be read beside the loop (`take`), and let go (`end`). The family must be there."""
+        if not self._open:
+            raise TurnedAwayError("the state was closed while it was being read; ask again")
         bounds = ReadOptions()  # set_iterate_lower_bound of the binding sets the upper bound: the scan keeps the floor
         bounds.set_iterate_upper_bound(end)
         iterator = self._families[family].iter(bounds)
@@ -214,6 +218,10 @@ class RocksDatabase:
         """Name and size of every table file the present version names."""
         files = self._database.live_files()
         return {str(file["name"]).lstrip("/"): int(file["size"]) for file in files}
+
+    def stored_bytes(self, family: Family) -> int:
+        """In tables, what is overwritten or deleted and not compacted yet included."""
+        return self._number(self._families[family], "rocksdb.live-sst-files-size")
 
     def memtable_bytes(self) -> int:
         name = "rocksdb.cur-size-all-mem-tables"

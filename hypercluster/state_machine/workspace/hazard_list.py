@@ -17,26 +17,21 @@ from hypercluster.state_machine.workspace.oplog import scan_log, scan_log_back
 from hypercluster.state_machine.workspace.paths import best_path
 
 
-def newest_hazards(reader: Reader, workspace_id: bytes, limit: int) -> list[HazardEvent]:
-    """The newest first. The path is where the inode stands now; empty if it has no name any more. Of an earlier
-    operation that is no longer in the log nothing is known but its index."""
-    found: list[HazardEvent] = []
-    for record in _records_back(reader, workspace_id):
-        if len(found) == limit:
-            break
-        if record.HasField("hazard"):
-            found.append(_event(reader, workspace_id, record))
-    return found
+def hazard_steps(reader: Reader, workspace_id: bytes) -> Iterator[HazardEvent | None]:
+    """The newest first, in steps of one record of the log each, or of two: None for one that was looked through. For
+    those who share their thread; the state may move on between two steps.
 
-
-def _records_back(reader: Reader, workspace_id: bytes) -> Iterator[LogRecord]:
+    The path is where the inode stands now; empty if it has no name any more. Of an earlier operation that is no longer
+    in the log nothing is known but its index."""
     left = HAZARD_LIST_OPS_MAX
     for part in scan_log_back(reader, workspace_id):
-        for record in reversed(LogBatch.FromString(part.batch).records):
-            if not left:
-                return
+        for record in reversed(LogBatch.FromString(part.batch).records[-left:]):
             left -= 1
-            yield record
+            if record.HasField("hazard"):
+                yield _event(reader, workspace_id, record)
+        if not left:
+            return
+        yield None
 
 
 def _event(reader: Reader, workspace_id: bytes, record: LogRecord) -> HazardEvent:

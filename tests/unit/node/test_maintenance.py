@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hypercluster.limits import MIB
+from hypercluster.node import maintenance as module
 from hypercluster.node.answers import REASONS
-from hypercluster.node.maintenance import LANE_QUIET_S, Maintenance, MaintenanceSettings
-from hypercluster.state_machine import queries
+from hypercluster.node.maintenance import LANE_QUIET_S, UPKEEP_EVERY_S, Maintenance, MaintenanceSettings
+from hypercluster.node.versions_budget import VersionsSize
+from hypercluster.state_machine import queries, versions
 from hypercluster.state_machine.lanes import HOUR_SHIFT
+from hypercluster.state_machine.store import Family
 from hypercluster.values import ClientId
 from tests.unit.node.commands import client, hub_set, submit
 from tests.unit.node.test_proposer import Node
@@ -18,6 +23,7 @@ class World(Node):
     def __init__(self, settings: MaintenanceSettings) -> None:
         super().__init__()
         self.free_bytes = 10_000 * MIB
+        self.versions = VersionsSize(0, 0)
         # Stamps of the scripted engine are real nanoseconds, so that "silent for a day" means something.
         self.engine.stamp_ns = self.turns.wall_ns()
         self.maintenance = Maintenance(
@@ -28,6 +34,7 @@ class World(Node):
             self.turns,
             lambda: self.free_bytes,
             settings,
+            versions_size=lambda: self.versions,
             random_bytes=lambda count: b"m" * count,
         )
 
@@ -35,6 +42,10 @@ class World(Node):
         self.send(submit(client(lane), seq, hub_set(f"k{lane}")))
         self.turns.settle()
         self.commit()
+
+    def show_applied(self) -> None:
+        self.engine.now = replace(self.engine.now, applied_index=self.host.applied_index)
+        self.standing.forget()
 
     def look(self) -> None:
         """As the lifecycle does, until nothing more is proposed."""
@@ -118,20 +129,65 @@ def test_a_node_short_of_room_refuses_writes_hands_over_and_comes_back() -> None
 
 
 @pytest.mark.req("D-18")
-def test_old_versions_fall_below_a_logged_floor() -> None:
+def test_old_versions_fall_below_a_logged_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(MaintenanceSettings(versions_keep_entries=5))
-    from dataclasses import replace
-
     for seq in range(1, 21):
         world.write(1, seq)
-    world.engine.now = replace(world.engine.now, applied_index=world.host.applied_index)
-    world.standing.forget()
+    world.show_applied()
     assert world.maintenance.due() == [], "it moves in large steps"
-    import hypercluster.node.maintenance as module
-
-    step, module.VERSIONS_STEP_ENTRIES = module.VERSIONS_STEP_ENTRIES, 10
-    try:
-        world.look()
-    finally:
-        module.VERSIONS_STEP_ENTRIES = step
+    monkeypatch.setattr(module, "VERSIONS_STEP_ENTRIES", 10)
+    world.look()
     assert queries.versions_floor(world.state) == 15
+
+
+@pytest.mark.req("D-18")
+def test_versions_go_while_lanes_come_and_go_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "VERSIONS_STEP_ENTRIES", 10)
+    world = World(MaintenanceSettings(versions_keep_entries=5))
+    for lane in range(1, 41):
+        world.write(lane, 1)
+    world.turns.now_s += 30 * 3600
+    world.engine.stamp_ns = world.turns.wall_ns()
+    for seq in range(1, 21):
+        world.write(99, seq)
+    monkeypatch.setattr(module, "LANES_A_ROUND", 4)
+    for _ in range(5):
+        world.turns.now_s += UPKEEP_EVERY_S
+        world.show_applied()
+        world.maintenance.look()
+        world.turns.settle()
+        while world.engine.proposals:
+            world.commit()
+    assert queries.lane_count(world.state) > 1, "silent lanes are left"
+    assert queries.versions_floor(world.state) >= 50
+
+
+@pytest.mark.req("D-18")
+def test_one_message_removes_more_than_one_command_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "VERSIONS_STEP_ENTRIES", 10)
+    monkeypatch.setattr(versions, "FLOOR_KEYS_MAX", 6)
+    world = World(MaintenanceSettings(versions_keep_entries=0))
+    for seq in range(1, 41):
+        world.write(1, seq)
+    world.show_applied()
+    world.maintenance.look()
+    world.turns.settle()
+    world.commit()
+    assert queries.versions_floor(world.state) == 40
+    left = len(list(world.state.scan(Family.VERSIONS, b"V", b"W")))
+    assert left < 30, "a command removes two versions, each with the list it stands in"
+
+
+@pytest.mark.req("D-18")
+def test_old_versions_over_their_budget_go_early() -> None:
+    world = World(MaintenanceSettings(versions_keep_entries=10**6, versions_bytes_max=1_000))
+    for seq in range(1, 12):
+        world.write(1, seq)
+        world.versions = VersionsSize(0, 100 * seq)
+        world.turns.now_s += UPKEEP_EVERY_S
+        world.show_applied()
+        world.maintenance.look()
+        world.turns.settle()
+        assert bool(world.engine.proposals) == (seq == 11), "a thousand bytes and no more are within the budget"
+    world.commit()
+    assert queries.versions_floor(world.state) == 4, "three quarters of the budget are left"

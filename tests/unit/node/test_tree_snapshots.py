@@ -169,6 +169,37 @@ def test_a_dropped_snapshot_goes_and_one_that_is_still_to_be_replayed_stays(worl
     assert first != second
 
 
+@pytest.mark.req("WS-53")
+def test_a_look_asks_of_a_few_snapshots_only_and_comes_to_all(
+    world: Snapshooting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three days of a dozen workspaces are ten thousand: asked for in one turn, they would hold up heartbeats."""
+    monkeypatch.setattr(tree_snapshots, "HELD_A_LOOK", 2)
+    marks = []
+    for _ in range(7):
+        world.files(1)
+        marks.append(world.mark())
+        world.work(lambda: len(world.store.held()) == len(marks))
+    world.settings = RetentionSettings(snapshot_every_s=10**6, snapshots_kept=2)
+    world.look()
+    asked: list[int] = []
+    is_dropped = world.snapshots_here._is_dropped
+
+    def count(workspace_id: bytes, log_index: int) -> bool:
+        asked.append(log_index)
+        return is_dropped(workspace_id, log_index)
+
+    monkeypatch.setattr(world.snapshots_here, "_is_dropped", count)
+    for _ in range(6):
+        asked.clear()
+        world.turns.pass_time(10)
+        world.snapshots_here.look()
+        assert len(asked) <= 2
+        while world.runner.jobs:
+            world.runner.run_one()
+    world.work(lambda: [log_index for _, log_index in world.store.held()] == marks[-2:])
+
+
 def test_what_a_stopped_node_was_writing_is_swept_and_a_replayed_mark_writes_nothing_twice(
     world: Snapshooting, monkeypatch: pytest.MonkeyPatch
 ) -> None:

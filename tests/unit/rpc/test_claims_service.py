@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from hypercluster.errors import MalformedError, WrongWorkspaceError
@@ -39,6 +41,31 @@ async def test_hazards_are_listed_the_newest_first_and_bounded() -> None:
     request.limit = 1_001
     with pytest.raises(MalformedError, match="limit"):
         await world.service.hazards(request, call)  # type: ignore[arg-type]
+
+
+@pytest.mark.req("WS-46", "CL-13")
+async def test_a_long_list_of_hazards_holds_up_nobody() -> None:
+    """Each takes two records of the log, each as large as an entry: a leader that reads a thousand of them in one turn
+    sends no heartbeat meanwhile."""
+    world, call = World(), PipeCall()
+    _, made = world.do(1, ops.create(ops.ROOT, b"a"))
+    assert made is not None
+    for number in range(201):
+        world.do(1 + number % 2, ops.write(made.inode_id, 0, b"x"))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    request = pb.HazardsRequest(read=STALE, workspace_id=world.workspace_id, limit=1_000)
+    answer = await world.service.hazards(request, call)  # type: ignore[arg-type]
+    task.cancel()
+    assert len(answer.hazards) == 200
+    assert turns >= 50
 
 
 @pytest.mark.req("WS-45")

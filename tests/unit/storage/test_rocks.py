@@ -269,3 +269,31 @@ def test_nodes_flush_at_different_sizes() -> None:
     sizes = {RocksSettings.staggered(NodeId(f"n{number}")).flush_bytes for number in range(1, 8)}
     assert len(sizes) > 3
     assert all(limits.FLUSH_BYTES // 2 < size <= limits.FLUSH_BYTES for size in sizes)
+
+
+def test_a_closed_state_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    """An RPC that outlives a stop would answer that what it looks for is not there."""
+    store = RocksStore(str(tmp_path / "closed"), SMALL)
+    store.write([Change(Family.HUB, b"key", b"value")])
+    store.close()
+    for read in (
+        lambda: store.get(Family.HUB, b"key"),
+        lambda: store.scan(Family.HUB, b"a", b"z"),
+        lambda: store.hold(Family.HUB, b"a", b"z"),
+    ):
+        with pytest.raises(TurnedAwayError, match="closed"):
+            read()
+
+
+@pytest.mark.req("D-18")
+def test_bytes_of_versions_are_counted_as_they_are_written(tmp_path: Path) -> None:
+    store = RocksStore(str(tmp_path / "counted"), SMALL)
+    assert store.versions_bytes() == (0, 0)
+    store.write([Change(Family.VERSIONS, b"Vkey", b"12345678"), Change(Family.HUB, b"key", b"value")])
+    store.write([Change(Family.VERSIONS, b"Vkey", None), Change(Family.VERSIONS, b"S", b"12")])
+    assert store.versions_bytes() == (0, 12 + 3)
+    store.close()
+    again = RocksStore(str(tmp_path / "counted"), SMALL)
+    stored, written = again.versions_bytes()
+    assert stored > 0 and written == 0
+    again.close()
