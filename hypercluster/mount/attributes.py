@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from hypercluster.client.live.ports import KIND_SYMLINK, ROOT_ID
@@ -29,6 +30,7 @@ class AttributeOperations:
     def __init__(self, desk: Desk, attributes: virtual.VirtualAttributes) -> None:
         self._desk = desk
         self._virtual = attributes
+        self.before_barrier: Callable[[], Awaitable[None]] | None = None
 
     def getattr(self, request: Request, node: int) -> None:
         if node != libfuse.ROOT_NODE:
@@ -117,10 +119,15 @@ class AttributeOperations:
             return
 
         async def work() -> None:
-            log_index = await desk.interruptible(request, desk.live.barrier())
+            log_index = await desk.interruptible(request, self._confirmed())
             request.attribute_value(str(log_index).encode(), room)
 
         desk.later(request, work)
+
+    async def _confirmed(self) -> int:
+        if self.before_barrier is not None:
+            await self.before_barrier()
+        return await self._desk.live.barrier()
 
     def listxattr(self, request: Request, node: int, room: int) -> None:
         desk = self._desk

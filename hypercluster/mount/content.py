@@ -10,25 +10,20 @@ index), and nothing dirty is ever in the kernel. Opening for writing asks for a 
 from __future__ import annotations
 
 import errno
-import logging
 import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from hypercluster.client.live.ports import KIND_DIRECTORY, Node, Process
 from hypercluster.mount.desk import Desk
-from hypercluster.mount.handles import Handle
+from hypercluster.mount.handles import Handle, Rows
 from hypercluster.mount.names import PERMISSION_BITS, place
-from hypercluster.mount.request import Request
+from hypercluster.mount.request import Request, fitting_rows
+from hypercluster.mount.turns import Turns
 from hypercluster.pb.v1 import workspace_command_pb2 as pb
 
 READS_HERE_MAX: Final = 16  # half of the session's threads
 READS_ASIDE_MAX: Final = 16
-DIRENT_BYTES_MIN: Final = 32  # an entry of readdir with a name of one byte
-
-log = logging.getLogger(__name__)
 
 
 def wants_writing(flags: int) -> bool:
@@ -44,8 +39,8 @@ class ContentOperations:
         self._desk = desk
         self._closed = closed
         self._let_go = let_go
-        self._here = threading.BoundedSemaphore(READS_HERE_MAX)
-        self._aside = ThreadPoolExecutor(READS_ASIDE_MAX, "fuse-read")
+        self._turns = Turns(READS_HERE_MAX, READS_ASIDE_MAX, "fuse-read")
+        self.beside: Callable[[bytes, Rows], Rows] = lambda _directory, rows: rows  # what is local there (WS-56)
 
     # --- opening ------------------------------------------------------------------------------------
 
@@ -132,27 +127,11 @@ class ContentOperations:
         """In the thread that read the request, unless many of them do so: bytes that are not here are waited for, and
         some threads must be left to answer everything else (WS-65)."""
         inode_id = self._desk.handles.get(handle).inode_id
-        if not self._here.acquire(blocking=False):
-            self._aside.submit(self._read_aside, request, inode_id, offset, size)
-            return
-        try:
-            request.content(self._desk.view.read(inode_id, offset, size))
-        finally:
-            self._here.release()
-
-    def _read_aside(self, request: Request, inode_id: bytes, offset: int, size: int) -> None:
-        try:
-            request.content(self._desk.view.read(inode_id, offset, size))
-        except OSError as error:
-            request.error(error.errno or errno.EIO)
-        except Exception:
-            log.exception("a read failed inside the mount")
-            if not request.answered:
-                request.error(errno.EIO)
+        self._turns.take(request, lambda: request.content(self._desk.view.read(inode_id, offset, size)))
 
     def end(self) -> None:
         """No further reads are taken."""
-        self._aside.shutdown(wait=False, cancel_futures=True)
+        self._turns.end()
 
     def write(self, request: Request, handle: int, offset: int, content: bytes, flags: int) -> None:
         """At most 1 MiB, which is one command. Returns when it is committed and applied (WS-2)."""
@@ -204,14 +183,13 @@ class ContentOperations:
         opened = self._desk.handles.get(handle)
         if offset == 0 or opened.rows is None:
             opened.rows = self._rows(opened.inode_id)
-        fitting = room // DIRENT_BYTES_MIN + 1
-        request.entries(opened.rows[offset : offset + fitting], offset, room)
+        request.entries(fitting_rows(opened.rows, offset, room), offset, room)
 
-    def _rows(self, inode_id: bytes) -> list[tuple[bytes, Node]]:
+    def _rows(self, inode_id: bytes) -> Rows:
         view = self._desk.view
         here = view.node(inode_id)
         try:
             above = view.node(view.parent_of(inode_id))
         except OSError:  # it has no name any more
             above = here
-        return [(b".", here), (b"..", above), *view.list(inode_id)]
+        return self.beside(inode_id, [(b".", here), (b"..", above), *view.list(inode_id)])

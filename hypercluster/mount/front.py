@@ -21,6 +21,9 @@ from hypercluster.client.live.ports import Applied, LiveTree
 from hypercluster.mount.attributes import AttributeOperations
 from hypercluster.mount.content import ContentOperations
 from hypercluster.mount.desk import Desk
+from hypercluster.mount.local.ground import Ground
+from hypercluster.mount.local.patterns import PatternsInForce
+from hypercluster.mount.local.side import LocalSide
 from hypercluster.mount.locks import LockDoor, LockOperations
 from hypercluster.mount.names import NameOperations
 from hypercluster.mount.virtual import VirtualAttributes
@@ -37,7 +40,17 @@ Invalidate = Callable[[int, int, int], None]  # node id, offset or ATTRIBUTES_ON
 class Front:
     """Made in the loop that `live` was entered in. `invalidate` is set once there is a session."""
 
-    def __init__(self, live: LiveTree, directory: str, *, locks: LockDoor | None, about: dict[str, object]) -> None:
+    def __init__(
+        self,
+        live: LiveTree,
+        directory: str,
+        *,
+        locks: LockDoor | None,
+        about: dict[str, object],
+        ground: Ground,
+        patterns: PatternsInForce,
+    ) -> None:
+        """`ground` and `patterns`: where what is local lies, and what is (WS-56)."""
         self.desk = Desk(live, asyncio.get_running_loop(), directory)
         self._about = about
         self._turned_s = time.monotonic()
@@ -48,6 +61,8 @@ class Front:
         self.locks = LockOperations(self.desk, locks)
         self.content = ContentOperations(self.desk, self.locks.closed, self.locks.let_go)
         self.attributes = AttributeOperations(self.desk, VirtualAttributes(live, self.alive, self.described))
+        self.local = LocalSide(self.desk, ground, patterns, self.names, self.content)
+        self.attributes.before_barrier = patterns.learn
         live.on_applied(self._applied)
 
     def alive(self) -> bool:
@@ -56,7 +71,7 @@ class Front:
     def described(self) -> dict[str, object]:
         desk = self.desk
         counts = {"open_handles": len(desk.handles), "known_nodes": len(desk.nodes), "waiting": desk.waiting}
-        return self._about | counts
+        return self._about | counts | self.local.described()
 
     async def close(self) -> None:
         """Whatever still waits is answered."""
@@ -65,6 +80,7 @@ class Front:
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticking
         self.content.end()
+        self.local.end()
         self._invalidator.shutdown(wait=False)
 
     async def _tick(self) -> None:

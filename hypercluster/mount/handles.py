@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 
 from hypercluster.client.live.ports import Node
 
+Rows = list[tuple[bytes, Node]]  # of a directory: its entries by name
+
 
 @dataclass(slots=True, eq=False)
 class Handle:
@@ -26,7 +28,7 @@ class Handle:
     number: int
     inode_id: bytes
     cached: bool
-    rows: list[tuple[bytes, Node]] | None = None
+    rows: Rows | None = None
     tokens: dict[int, int] = field(default_factory=dict)
 
 

@@ -34,6 +34,8 @@ MNT_DETACH: Final = 2
 MS_FLOOR: Final = 1 | 2 | 4 | 8  # read-only, no set-id, no devices, no programs
 UNMOUNT_S: Final = 10.0
 TREE: Final = "tree"  # in the state directory of a mount, what its live tree keeps
+LOCAL: Final = "local"  # and what stays on this host (WS-56)
+LOCAL_PATTERNS: Final = "local-patterns"
 
 
 @dataclass(frozen=True, slots=True)

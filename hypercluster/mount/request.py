@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import stat
 import threading
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from hypercluster.mount import libfuse
 
 TYPE_BITS: Final = {KIND_FILE: stat.S_IFREG, KIND_DIRECTORY: stat.S_IFDIR, KIND_SYMLINK: stat.S_IFLNK}
 BLOCK_BYTES: Final = 512  # the unit of st_blocks
+DIRENT_BYTES_MIN: Final = 32  # an entry of readdir with a name of one byte
 IO_BYTES: Final = 64 * 1024  # st_blksize, a chunk
 ATTRIBUTES_S: Final = 10.0  # the kernel is told of every change; this bounds how long a mistake would last
 STATFS_FREE_BYTES: Final = 1 << 44  # shown as free; what really ends a write is EDQUOT
@@ -107,14 +109,16 @@ class Request:
         """For forgets, which the kernel does not wait for."""
         libfuse.reply_none(self._take())
 
-    def entry(self, node: Node, *, lasting: bool) -> bool:
+    def entry(self, node: Node, *, lasting: bool, number: int = 0) -> bool:
         """False: the kernel does not wait any more and has not looked the node up. Attributes may be `lasting` for a
-        node the kernel has: only then does it notice that it was told of a change while this answer was on its way."""
-        answer: int = libfuse.reply_entry(self._take(), ctypes.byref(_entry(node, ATTRIBUTES_S if lasting else 0.0)))
+        node the kernel has: only then does it notice that it was told of a change while this answer was on its way.
+        `number`: its node id, where that is not the InodeNo."""
+        entry = _entry(node, ATTRIBUTES_S if lasting else 0.0, number)
+        answer: int = libfuse.reply_entry(self._take(), ctypes.byref(entry))
         return answer == 0
 
-    def created(self, node: Node, handle: int, *, cached: bool) -> bool:
-        entry, opened = _entry(node, 0.0), _opened(handle, cached=cached)
+    def created(self, node: Node, handle: int, *, cached: bool, number: int = 0) -> bool:
+        entry, opened = _entry(node, 0.0, number), _opened(handle, cached=cached)
         answer: int = libfuse.reply_create(self._take(), ctypes.byref(entry), ctypes.byref(opened))
         return answer == 0
 
@@ -147,9 +151,9 @@ class Request:
         else:
             self.content(value)
 
-    def lock(self, kind: int) -> None:
-        """What would hinder the lock that was asked about: F_UNLCK for nothing, otherwise the whole file's."""
-        libfuse.reply_lock(self._take(), ctypes.byref(libfuse.Flock(kind, 0, 0, 0, 0)))
+    def lock(self, kind: int, start: int = 0, length: int = 0, pid: int = 0) -> None:
+        """What would hinder the lock that was asked about: F_UNLCK for nothing; length 0 is up to the end."""
+        libfuse.reply_lock(self._take(), ctypes.byref(libfuse.Flock(kind, os.SEEK_SET, start, length, pid)))
 
     def entries(self, rows: Iterable[tuple[bytes, Node]], first_offset: int, room: int) -> None:
         """As many of them as fit; `first_offset` is the offset that stands for the first one."""
@@ -181,9 +185,14 @@ class Request:
         libfuse.reply_statfs(self._take(), ctypes.byref(found))
 
 
-def _entry(node: Node, attributes_s: float) -> Any:
+def fitting_rows(rows: list[tuple[bytes, Node]], offset: int, room: int) -> list[tuple[bytes, Node]]:
+    """As many as can fit the room, and at most one more."""
+    return rows[offset : offset + room // DIRENT_BYTES_MIN + 1]
+
+
+def _entry(node: Node, attributes_s: float, number: int) -> Any:
     entry = libfuse.EntryParam()
-    entry.ino = node_id_of(node)
+    entry.ino = number or node_id_of(node)
     entry.attr_timeout = attributes_s
     fill_stat(entry.attr, node)
     return entry

@@ -20,12 +20,17 @@ from typing import Any, Final
 from hypercluster.errors import check
 from hypercluster.limits import WRITE_BYTES_MAX
 from hypercluster.mount import libfuse
-from hypercluster.mount.content import READS_HERE_MAX
+from hypercluster.mount.attributes import AttributeOperations
+from hypercluster.mount.content import READS_HERE_MAX, ContentOperations
 from hypercluster.mount.front import Front
+from hypercluster.mount.local.files import LOCAL_HERE_MAX, LocalFiles
+from hypercluster.mount.local.locks import LocalLocks
+from hypercluster.mount.local.table import is_local
+from hypercluster.mount.locks import LockOperations
 from hypercluster.mount.request import Request
 
 THREADS_MAX: Final = 32
-check(READS_HERE_MAX < THREADS_MAX, "reads that wait leave threads for everything else")
+check(READS_HERE_MAX + LOCAL_HERE_MAX < THREADS_MAX, "what waits leaves threads for everything else")
 THREADS_IDLE_MAX: Final = 8
 JOIN_S: Final = 2.0
 
@@ -44,43 +49,55 @@ def _handle(pointer: Any) -> int | None:
 
 def _calls(front: Front) -> dict[str, Callable[..., None]]:
     """For each member of fuse_lowlevel_ops: from C arguments behind the request to a call of the front."""
-    names, content, attributes, locks = front.names, front.content, front.attributes, front.locks
+    border, local_files, local_locks = front.local.border, front.local.files, front.local.locks
+
+    def metadata(node: int) -> AttributeOperations | LocalFiles:
+        return local_files if is_local(node) else front.attributes
+
+    def content(node: int) -> ContentOperations | LocalFiles:
+        return local_files if is_local(node) else front.content
+
+    def locks(node: int) -> LockOperations | LocalLocks:
+        return local_locks if is_local(node) else front.locks
+
     return {
-        "lookup": names.lookup,
-        "mkdir": names.mkdir,
-        "unlink": names.unlink,
-        "rmdir": names.rmdir,
-        "symlink": names.symlink,
-        "rename": names.rename,
-        "link": names.link,
-        "getattr": lambda r, node, _fi: attributes.getattr(r, node),
-        "setattr": lambda r, node, wanted, which, fi: attributes.setattr(r, node, wanted.contents, which, _handle(fi)),
-        "readlink": attributes.readlink,
-        "statfs": lambda r, _node: attributes.statfs(r),
-        "setxattr": lambda r, node, name, at, size, flags: attributes.setxattr(
+        "lookup": border.lookup,
+        "mkdir": border.mkdir,
+        "unlink": border.unlink,
+        "rmdir": border.rmdir,
+        "symlink": border.symlink,
+        "rename": border.rename,
+        "link": border.link,
+        "getattr": lambda r, node, _fi: metadata(node).getattr(r, node),
+        "setattr": lambda r, node, wanted, which, fi: metadata(node).setattr(
+            r, node, wanted.contents, which, _handle(fi)
+        ),
+        "readlink": lambda r, node: metadata(node).readlink(r, node),
+        "statfs": lambda r, _node: front.attributes.statfs(r),
+        "setxattr": lambda r, node, name, at, size, flags: metadata(node).setxattr(
             r, node, name, ctypes.string_at(at, size) if size else b"", flags
         ),
-        "getxattr": attributes.getxattr,
-        "listxattr": attributes.listxattr,
-        "removexattr": attributes.removexattr,
-        "create": lambda r, parent, name, mode, fi: content.create(r, parent, name, mode, fi.contents.flags),
-        "open": lambda r, node, fi: content.open(r, node, fi.contents.flags),
-        "read": lambda r, _node, size, offset, fi: content.read(r, fi.contents.fh, offset, size),
-        "write": lambda r, _node, at, size, offset, fi: content.write(
+        "getxattr": lambda r, node, name, room: metadata(node).getxattr(r, node, name, room),
+        "listxattr": lambda r, node, room: metadata(node).listxattr(r, node, room),
+        "removexattr": lambda r, node, name: metadata(node).removexattr(r, node, name),
+        "create": lambda r, parent, name, mode, fi: border.create(r, parent, name, mode, fi.contents.flags),
+        "open": lambda r, node, fi: content(node).open(r, node, fi.contents.flags),
+        "read": lambda r, node, size, offset, fi: content(node).read(r, fi.contents.fh, offset, size),
+        "write": lambda r, node, at, size, offset, fi: content(node).write(
             r, fi.contents.fh, offset, ctypes.string_at(at, size), fi.contents.flags
         ),
-        "flush": lambda r, _node, fi: content.flush(r, fi.contents.fh, fi.contents.lock_owner),
-        "release": lambda r, _node, fi: content.release(r, fi.contents.fh),
-        "fsync": lambda r, _node, data_only, fi: content.fsync(r, fi.contents.fh, bool(data_only)),
-        "opendir": lambda r, node, _fi: content.opendir(r, node),
-        "readdir": lambda r, _node, room, offset, fi: content.readdir(r, fi.contents.fh, offset, room),
-        "releasedir": lambda r, _node, fi: content.release(r, fi.contents.fh),
-        "fsyncdir": lambda r, _node, data_only, fi: content.fsync(r, fi.contents.fh, bool(data_only)),
-        "getlk": lambda r, _node, fi, lock: locks.getlk(r, fi.contents.fh, fi.contents.lock_owner, lock.contents),
-        "setlk": lambda r, _node, fi, lock, wait: locks.setlk(
+        "flush": lambda r, node, fi: content(node).flush(r, fi.contents.fh, fi.contents.lock_owner),
+        "release": lambda r, node, fi: content(node).release(r, fi.contents.fh),
+        "fsync": lambda r, node, data_only, fi: content(node).fsync(r, fi.contents.fh, bool(data_only)),
+        "opendir": lambda r, node, _fi: content(node).opendir(r, node),
+        "readdir": lambda r, _node, room, offset, fi: border.readdir(r, fi.contents.fh, offset, room),
+        "releasedir": lambda r, node, fi: content(node).release(r, fi.contents.fh),
+        "fsyncdir": lambda r, node, data_only, fi: content(node).fsync(r, fi.contents.fh, bool(data_only)),
+        "getlk": lambda r, node, fi, lock: locks(node).getlk(r, fi.contents.fh, fi.contents.lock_owner, lock.contents),
+        "setlk": lambda r, node, fi, lock, wait: locks(node).setlk(
             r, fi.contents.fh, fi.contents.lock_owner, lock.contents, bool(wait)
         ),
-        "flock": lambda r, _node, fi, operation: locks.flock(r, fi.contents.fh, operation),
+        "flock": lambda r, node, fi, operation: locks(node).flock(r, fi.contents.fh, operation),
         "mknod": _not_supported,
         "fallocate": _not_supported,
         "copy_file_range": _not_supported,
@@ -110,8 +127,8 @@ class Session:
         self._table = libfuse.LowLevelOperations()
         callbacks: dict[str, Callable[..., None]] = {name: _guarded(call) for name, call in _calls(front).items()}
         callbacks["init"] = _negotiate
-        callbacks["forget"] = _forget(front.names.forget)
-        callbacks["forget_multi"] = _forget_many(front.names.forget)
+        callbacks["forget"] = _forget(front.local.border.forget)
+        callbacks["forget_multi"] = _forget_many(front.local.border.forget)
         self._callbacks = [libfuse.CALLBACK_TYPES[name](callback) for name, callback in callbacks.items()]
         for name, callback in zip(callbacks, self._callbacks, strict=True):
             setattr(self._table, name, callback)

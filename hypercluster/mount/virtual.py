@@ -2,6 +2,7 @@
 
 Owns: their names and values.
 Never: waits for the cluster or for a thread; the watchdog lives on these answers (WS-65).
+A file that stays on this host (WS-56) has only LOCAL: where it lies there.
 Invariants: every name begins with PREFIX, which nobody can set or remove; all but CONTROL and BARRIER are listed. On
 every file: log_index (of its last change), inode_id, and root (of the whole tree as this host has it). On the root
 directory also why (in words, why nothing can be changed; empty when it can) and status (JSON). BARRIER alone waits, and
@@ -27,6 +28,7 @@ WHY: Final = PREFIX + b"why"
 STATUS: Final = PREFIX + b"status"
 CONTROL: Final = PREFIX + b"control"
 BARRIER: Final = PREFIX + b"barrier"
+LOCAL: Final = PREFIX + b"local"
 
 EVERYWHERE: Final = (INODE_ID, LOG_INDEX, ROOT)
 ON_ROOT: Final = (STATUS, WHY)

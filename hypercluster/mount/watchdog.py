@@ -44,13 +44,14 @@ class Watchdog:
     def __init__(
         self, directory: str, settings: GuardSettings, worker: RunWorker, told: Callable[[str], object]
     ) -> None:
-        """`told` hears once that it is mounted, or, with what begins with 'error: ', that it can not be."""
+        """`told` hears once that it is mounted, or, with what begins with 'error: ', that it can not be: the latter
+        when everything is cleared away."""
         self._directory = directory
         self._settings = settings
         self._worker = worker
         self._told = told
         self._was_mounted = False
-        self._said = ""
+        self._said = self._refusal = ""
         self._report = b""
         self._worker_pid = self._asker_pid = 0
         self._worker_pipe = self._asker_pipe = -1
@@ -71,6 +72,8 @@ class Watchdog:
         finally:
             self._end_asker()
             mounting.remove_floor(self._directory)
+            if self._refusal and not self._was_mounted:
+                self._told(self._refusal)
 
     def _told_to_end(self, _number: int, _frame: object) -> None:
         self._ending = True
@@ -139,9 +142,11 @@ class Watchdog:
             guard.mounted(now_s)
             if self._asker_pid == 0:
                 self._asker_pid, self._asker_pipe = self._fork(self._ask)
-        if not self._was_mounted:
-            self._was_mounted = self._report.startswith(MOUNTED)
-            self._told(words)
+            if not self._was_mounted:
+                self._was_mounted = True
+                self._told(words)
+        elif not self._was_mounted:
+            self._refusal = words
         self._report = b""
 
     def _reap(self) -> int | None:

@@ -26,10 +26,13 @@ import uvloop
 from hypercluster.client.client import Client
 from hypercluster.client.live.live_tree import LiveWorkspace
 from hypercluster.client.settings import ClientSettings
+from hypercluster.client.workspace import Workspace
 from hypercluster.errors import FatalError, HyperClusterError, TurnedAwayError
 from hypercluster.mount import mounting
 from hypercluster.mount.cluster_locks import ClusterLocks
 from hypercluster.mount.front import Front
+from hypercluster.mount.local.ground import Ground
+from hypercluster.mount.local.patterns import PatternsInForce
 from hypercluster.mount.session import Session
 from hypercluster.mount.watchdog import CANNOT, MOUNTED
 
@@ -96,6 +99,10 @@ async def _catch_up(live: LiveWorkspace) -> None:
         log.warning("mounted as of log_index %d, perhaps behind: %s", live.view.applied_index, error or "no leader yet")
 
 
+async def _fetch_patterns(client: Client, live: LiveWorkspace, name: str) -> bytes:
+    return (await Workspace(client, live.workspace_id, name).settings()).local_patterns
+
+
 async def _serve(job: MountJob, pipe: int, said: str) -> int:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -107,8 +114,17 @@ async def _serve(job: MountJob, pipe: int, said: str) -> int:
         async with LiveWorkspace(client, workspace_id, job.workspace, job.name, job.state / mounting.TREE) as live:
             check_user(live.view.uid)
             await _catch_up(live)
+            patterns = PatternsInForce(
+                job.state / mounting.LOCAL_PATTERNS, live.view, partial(_fetch_patterns, client, live, job.workspace)
+            )
+            with contextlib.suppress(TimeoutError):  # those of the last run are in force until then
+                async with asyncio.timeout(CATCH_UP_S):
+                    await patterns.learn()
             about: dict[str, object] = {"directory": job.directory, "pid": os.getpid(), "watchdog": os.getppid()}
-            front = Front(live, job.directory, locks=ClusterLocks(client, live), about=about)
+            ground = Ground(str(job.state / mounting.LOCAL), (live.view.uid, live.view.gid))
+            locks = ClusterLocks(client, live)
+            front = Front(live, job.directory, locks=locks, about=about, ground=ground, patterns=patterns)
+            following = asyncio.create_task(patterns.follow())
             session = Session(front, mount_options(job), partial(_tell, loop, told))
             front.invalidate = session.invalidate
             session.mount(job.directory)
@@ -118,5 +134,6 @@ async def _serve(job: MountJob, pipe: int, said: str) -> int:
                 await told.wait()
             finally:
                 session.unmount()
+                following.cancel()
                 await front.close()
     return 0

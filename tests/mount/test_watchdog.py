@@ -119,6 +119,32 @@ def test_a_mount_that_can_not_be_says_why(cluster: LocalCluster, tmp_path: Path)
     os.rmdir(directory)  # nothing is left on it
 
 
+REFUSED = """
+import sys
+from pathlib import Path
+from hypercluster.mount import mounting
+from hypercluster.mount.guarding import GuardSettings
+from hypercluster.mount.watchdog import CANNOT, Watchdog
+import os
+
+def worker(pipe, said):
+    os.write(pipe, b"error: no\\n")
+    return CANNOT
+
+def told(words):
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    print(words, any(mounting.FLOOR in line and sys.argv[1] in line for line in lines))
+
+sys.exit(Watchdog(sys.argv[1], GuardSettings(), worker, told).run())
+"""
+
+
+def test_a_refusal_is_told_when_nothing_is_left_on_the_directory(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", REFUSED, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "error: no False\n", done.stdout + done.stderr
+    assert done.returncode != 0
+
+
 @pytest.mark.req("WS-6", "WS-65")
 @pytest.mark.long
 def test_a_mount_for_another_user(cluster: LocalCluster, tmp_path: Path) -> None:

@@ -12,15 +12,27 @@ from blake3 import blake3
 
 pytest.importorskip("hypercluster.mount.libfuse", reason="libfuse 3 is not installed", exc_type=OSError)
 
-from hypercluster.client.live.ports import ROOT_ID
+from hypercluster.client.live.ports import ROOT_ID, LiveTree
 from hypercluster.mount.content import READS_HERE_MAX
 from hypercluster.mount.front import ATTRIBUTES_ONLY, Front
 from hypercluster.mount.libfuse import ROOT_NODE
+from hypercluster.mount.local.ground import Ground
+from hypercluster.mount.local.patterns import PatternsInForce
 from hypercluster.mount.virtual import CONTROL, STATUS, WHY
 from tests.fakes.site_node import SiteNode
 from tests.fakes.waiting import eventually
 from tests.unit.client.live.trees import create, following, founded, mkdir, write
 from tests.unit.workspace import ops
+
+
+def front_of(live: LiveTree, state: Path, **about: object) -> Front:
+    async def no_patterns() -> bytes:
+        return b""
+
+    ground = Ground(str(state / "local"), (live.view.uid, live.view.gid))
+    patterns = PatternsInForce(state / "local-patterns", live.view, no_patterns)
+    return Front(live, "/srv/demo", locks=None, about=about, ground=ground, patterns=patterns)
+
 
 Told = list[tuple[int, int, int, int]]  # node, offset, length, and applied_index at that time
 
@@ -34,7 +46,7 @@ async def node() -> AsyncIterator[SiteNode]:
 @pytest.mark.req("WS-62")
 async def test_the_kernel_forgets_before_the_index_passes(node: SiteNode, tmp_path: Path) -> None:
     async with following(node, tmp_path / "a") as tree:
-        front = Front(tree, "/srv/demo", locks=None, about={})
+        front = front_of(tree, tmp_path)
         told: Told = []
         front.invalidate = lambda *what: told.append((*what, tree.view.applied_index))
         file = tree.view.node(await create(tree, b"f"))
@@ -60,7 +72,7 @@ async def test_the_kernel_forgets_before_the_index_passes(node: SiteNode, tmp_pa
 @pytest.mark.req("WS-62")
 async def test_a_kernel_that_does_not_forget_stops_the_tree(node: SiteNode, tmp_path: Path) -> None:
     async with following(node, tmp_path / "a") as tree:
-        front = Front(tree, "/srv/demo", locks=None, about={})
+        front = front_of(tree, tmp_path)
         before = tree.view.applied_index
 
         def fail(_node: int, _offset: int, _length: int) -> None:
@@ -82,7 +94,7 @@ async def test_a_kernel_that_does_not_forget_stops_the_tree(node: SiteNode, tmp_
 @pytest.mark.req("WS-62", "WS-65")
 async def test_a_mount_speaks_of_itself_without_the_cluster(node: SiteNode, tmp_path: Path) -> None:
     async with following(node, tmp_path / "a") as tree:
-        front = Front(tree, "/srv/demo", locks=None, about={"directory": "/srv/demo"})
+        front = front_of(tree, tmp_path, directory="/srv/demo")
         virtual = front.attributes._virtual
         root = tree.view.node(ROOT_ID)
         node.mute = True
@@ -122,7 +134,7 @@ async def test_reads_that_wait_leave_threads_for_everything_else(tmp_path: Path)
     async with SiteNode(site) as node:
         node.absent = set(site.chunks)
         async with following(node, tmp_path / "a") as tree:
-            front = Front(tree, "/srv/demo", locks=None, about={})
+            front = front_of(tree, tmp_path)
             tree.hold(inode_id)
             handle = front.desk.handles.open(inode_id, cached=True)
             requests = [Answered() for _ in range(READS_HERE_MAX + 10)]
