@@ -56,8 +56,7 @@ class HazardFound(NamedTuple):
     conflicting_log_index: int
 
 
-@dataclass(frozen=True, slots=True)
-class FileOutcome:
+class FileOutcome(NamedTuple):
     """The verdict on a file, chunk, lock or reservation command, or on the making of a workspace: see FileAck."""
 
     reason: int = OK

@@ -9,13 +9,15 @@ produce the same changes in the same order; the cache changes speed only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
-from hypercluster.state_machine.store import Change, Family, Reader
+from hypercluster.state_machine.store import Change, Family, Reader, change_of_row
 
 CACHE_KEYS_MAX = 200_000  # per family; the oldest half is dropped when it is full
 CACHE_BYTES_MAX = 128 * 1024 * 1024  # of values, all families together, between entries
 
-_ABSENT = object()  # "known to be missing" in a cache, as None would mean "not known"
+# "Known to be missing" in a cache, as None would mean "not known". Its length counts like that of a value.
+_ABSENT: Final = bytearray()
 
 
 class Overlay:
@@ -25,7 +27,7 @@ class Overlay:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._cache: list[dict[bytes, object]] = [{} for _ in Family]
+        self._cache: list[dict[bytes, bytes | bytearray]] = [{} for _ in Family]
         self._changes: list[Change] = []
         self._bytes = 0  # of the values in the cache
         # Objects made from the state, by the name of their owner (Merkle trees, open workspaces). They live as long
@@ -41,20 +43,23 @@ class Overlay:
         found = self._cache[family].get(key)
         if found is None:
             value = self._reader.get(family, key)
-            self._cache[family][key] = _ABSENT if value is None else value
-            self._bytes += _size(value)
+            if value is None:
+                self._cache[family][key] = _ABSENT
+            else:
+                self._cache[family][key] = value
+                self._bytes += len(value)
             return value
         return None if found is _ABSENT else found  # type: ignore[return-value]
 
     def put(self, family: Family, key: bytes, value: bytes) -> None:
         cache = self._cache[family]
-        self._bytes += len(value) - _size(cache.get(key))
+        self._bytes += len(value) - len(cache.get(key, _ABSENT))
         cache[key] = value
-        self._changes.append(Change(family, key, value))
+        self._changes.append(change_of_row((family, key, value)))
 
     def put_uncached(self, family: Family, key: bytes, value: bytes) -> None:
         """For records that apply never reads back: op log, versions. The key must be new."""
-        self._changes.append(Change(family, key, value))
+        self._changes.append(change_of_row((family, key, value)))
 
     def record(self, changes: Iterable[Change]) -> None:
         """Changes of keys that are never read through this overlay, because their owner keeps a cache of its own."""
@@ -62,7 +67,7 @@ class Overlay:
 
     def delete(self, family: Family, key: bytes) -> None:
         cache = self._cache[family]
-        self._bytes -= _size(cache.get(key))
+        self._bytes -= len(cache.get(key, _ABSENT))
         cache[key] = _ABSENT
         self._changes.append(Change(family, key, None))
 
@@ -105,9 +110,9 @@ class Overlay:
                 self._drop_older_half(cache)
         return changes
 
-    def _drop_older_half(self, cache: dict[bytes, object]) -> None:
+    def _drop_older_half(self, cache: dict[bytes, bytes | bytearray]) -> None:
         for key in list(cache)[: (len(cache) + 1) // 2]:
-            self._bytes -= _size(cache.pop(key))
+            self._bytes -= len(cache.pop(key))
 
     def discard(self) -> None:
         """Forgets the cache: after a checkpoint replaced the state underneath."""
@@ -116,7 +121,3 @@ class Overlay:
         self.derived.clear()
         for cache in self._cache:
             cache.clear()
-
-
-def _size(value: object) -> int:
-    return len(value) if isinstance(value, bytes) else 0

@@ -16,7 +16,7 @@ from blake3 import blake3
 from hypercluster.errors import DamagedError, InvariantError
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Change, Family, MemoryStore
-from hypercluster.state_machine.workspace import merkle
+from hypercluster.state_machine.workspace import merkle, merkle_nodes
 from hypercluster.state_machine.workspace.merkle import MerkleTree
 from hypercluster.state_machine.workspace.proofs import (
     LeafProof,
@@ -323,7 +323,7 @@ Break = Callable[[pytest.MonkeyPatch], None]
 
 
 def _no_domain_between_leaf_and_inner(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(merkle, "_INNER_PREFIX", b"\x01")
+    patch.setattr(merkle_nodes, "_INNER_PREFIX", b"\x01")
 
 
 def _splits_late(patch: pytest.MonkeyPatch) -> None:
@@ -352,7 +352,11 @@ def _keeps_the_size(patch: pytest.MonkeyPatch) -> None:
         def pack(self, size: int) -> bytes:
             return bytes(8)
 
-    patch.setattr(merkle, "_SIZE", FixedSize())
+        def pack_into(self, page: bytearray, at: int, size: int) -> None:
+            pass
+
+    patch.setattr(merkle, "SIZE", FixedSize())
+    patch.setattr(merkle_nodes, "SIZE", FixedSize())
 
 
 @pytest.mark.req("WS-35")

@@ -1,6 +1,6 @@
 """The Merkle tree of a workspace: a hash-keyed radix tree, 16 children a node, one BLAKE3 a level (WS-35).
 
-Owns: the tree in memory, its buckets and pages in Family.MERKLE, and the hash rules of its nodes.
+Owns: the tree in memory, and its buckets and pages in Family.MERKLE; its nodes stand in merkle_nodes.py.
 Shape: a subtree of at most BUCKET_LEAVES leaves is one bucket, a larger one an inner node; so the shape, and with it
 the root, is a function of the set of leaves alone, whatever the history.
 Records: every bucket (path -> leaves), rewritten by the entry that changes it; and a page for every inner node of
@@ -22,73 +22,37 @@ from hypercluster.errors import REJOIN, DamagedError, check
 from hypercluster.state_machine.overlay import Overlay
 from hypercluster.state_machine.store import Family, Reader
 from hypercluster.state_machine.workspace.leaves import HASH_BYTES, KEY_BYTES
+from hypercluster.state_machine.workspace.merkle_nodes import (
+    BUCKET_HEADS,
+    HEAD_BYTES,
+    LEAF_BYTES,
+    NIBBLES,
+    SIZE,
+    SIZE_AT,
+    SLOTS,
+    WIDTH,
+    Inner,
+    Kid,
+    bucket_hash,
+    build_subtree,
+    nibbles,
+    size_of,
+    with_leaf,
+)
 from hypercluster.state_machine.workspace.records import ZERO_HASH
 
-WIDTH: Final = 16
 BUCKET_LEAVES: Final = 16
 PAGED_LEAVES: Final = 2_048
 LOADED_LEAVES_MAX: Final = 4_000_000  # in memory, a tree; beyond it everything is let go and loaded again as needed
-LEAF_BYTES: Final = KEY_BYTES + HASH_BYTES
-DEPTH_MAX: Final = 2 * KEY_BYTES
 
 BUCKET: Final = b"b"
 PAGE: Final = b"n"
 
-_NIBBLES: Final = bytes.maketrans(b"0123456789abcdef", bytes(range(16)))
-_INNER_PREFIX: Final = b"\x02"
-_HEAD_BYTES: Final = 10  # prefix, depth, size
-_SIZE: Final = Struct(">Q")
 _KID_SIZES: Final = Struct(">16Q")
-_BUCKET_HEADS: Final = [b"\x01" + bytes([depth]) for depth in range(DEPTH_MAX + 1)]
 
-
-def bucket_hash(depth: int, leaves: bytes) -> bytes:
-    """`leaves`: sorted (key, hash) records; their number follows from the length."""
-    return blake3(_BUCKET_HEADS[depth] + leaves).digest()
-
-
-def inner_hash(depth: int, size: int, hashes: bytes) -> bytes:
-    """`hashes`: of the 16 children, zero for an empty one."""
-    return blake3(_INNER_PREFIX + bytes([depth]) + _SIZE.pack(size) + hashes).digest()
-
-
-def nibbles(key: bytes) -> bytes:
-    return hexlify(key).translate(_NIBBLES)
-
-
-class Inner:
-    """An inner node. A kid is None, a bucket's leaves, an Inner, or the size (int) of a subtree not loaded."""
-
-    __slots__ = ("kids", "page", "paged", "size")
-
-    def __init__(self, depth: int, size: int) -> None:
-        self.page = bytearray(_INNER_PREFIX + bytes([depth]) + _SIZE.pack(size) + bytes(WIDTH * HASH_BYTES))
-        self.kids: list[Inner | bytes | int | None] = [None] * WIDTH
-        self.size = size
-        self.paged = False
-
-    def resize(self, size: int) -> None:
-        self.size = size
-        self.page[2:_HEAD_BYTES] = _SIZE.pack(size)
-
-    def put_hash(self, slot: int, digest: bytes) -> None:
-        at = _HEAD_BYTES + slot * HASH_BYTES
-        self.page[at : at + HASH_BYTES] = digest
-
-    def hash_at(self, slot: int) -> bytes:
-        at = _HEAD_BYTES + slot * HASH_BYTES
-        return bytes(self.page[at : at + HASH_BYTES])
-
-    def hashes(self) -> bytes:
-        return bytes(self.page[_HEAD_BYTES:])
-
-    def digest(self) -> bytes:
-        return blake3(self.page).digest()
-
-
-Kid = Inner | bytes | int | None
 # Nodes to be hashed again, by depth, each with its parent and the slot it has there.
 Levels = list[dict[Inner, tuple[Inner | None, int]]]
+_Changed = tuple[bytes, list[Inner]]  # the path of a leaf that was changed, and the nodes on its way from the root
 
 
 def _whole(condition: bool, message: str) -> None:
@@ -97,18 +61,10 @@ def _whole(condition: bool, message: str) -> None:
         raise DamagedError(f"{message}. {REJOIN}. A worker rebuilds its mirror instead")
 
 
-def _size_of(kid: Kid) -> int:
-    if type(kid) is Inner:
-        return kid.size
-    if type(kid) is bytes:
-        return len(kid) // LEAF_BYTES
-    return kid if type(kid) is int else 0
-
-
 class MerkleTree:
     """One workspace's tree over `reader`. Changes are kept until `flush` puts them into the overlay."""
 
-    __slots__ = ("_buckets", "_gone_pages", "_loaded", "_prefix", "_reader", "_touched", "root", "root_hash")
+    __slots__ = ("_buckets", "_gone_pages", "_hasher", "_loaded", "_prefix", "_reader", "_touched", "root", "root_hash")
 
     def __init__(self, reader: Reader, workspace_id: bytes, size: int, root_hash: bytes) -> None:
         self._reader = reader
@@ -117,61 +73,126 @@ class MerkleTree:
         self._touched: dict[bytes, Inner] = {}  # nodes that have, or should have, a page
         self._gone_pages: set[bytes] = set()  # of nodes that this entry turned into buckets
         self._loaded = 0
+        self._hasher = blake3()  # between two uses it holds nothing
         self.root: Kid = size or None
         self.root_hash = root_hash if size else ZERO_HASH
 
     @property
     def size(self) -> int:
-        return _size_of(self.root)
+        return size_of(self.root)
 
     # --- changing ---------------------------------------------------------------------------------
 
     def update(self, leaves: Sequence[tuple[bytes, bytes | None]]) -> bytes:
         """Sets (hash) or removes (None) leaves and answers the root. Shared nodes are hashed once."""
-        if len(leaves) == 1 and self._replace(*leaves[0]):
-            return self.root_hash
+        changed: list[_Changed] = []
+        for number, (key, leaf) in enumerate(leaves):
+            path = hexlify(key).translate(NIBBLES)
+            way = self._change(path, key, leaf)
+            if not way:
+                self._reshape(changed, leaves[number:])
+                return self.root_hash
+            changed.append((path, way))
+        if len(changed) > 1:
+            changed.sort()
+            for number in range(len(changed) - 1):
+                self._hash_shared(*changed[number], changed[number + 1][0])
+        if changed:
+            self._hash(*changed[-1])
+        return self.root_hash
+
+    def _change(self, path: bytes, key: bytes, leaf: bytes | None) -> list[Inner] | None:
+        """The most common changes, on the shortest way: everything is loaded, and no bucket becomes an inner node or
+        the other way about. Answers the nodes to be hashed, from the root; None where nothing was done."""
+        way: list[Inner] = []
+        kid = self.root
+        for digit in path:
+            if type(kid) is not Inner:
+                break
+            way.append(kid)
+            kid = kid.kids[digit]
+        old = kid if type(kid) is bytes else b""
+        if not way or not (old or kid is None):
+            return None
+        at = old.find(key)
+        if at % LEAF_BYTES == 0 and leaf is not None:
+            new = old[: at + KEY_BYTES] + leaf + old[at + LEAF_BYTES :]
+        else:
+            new = with_leaf(old, key, leaf)
+            grown = (len(new) - len(old)) // LEAF_BYTES
+            if not grown or len(new) > BUCKET_LEAVES * LEAF_BYTES or way[-1].size + grown <= BUCKET_LEAVES:
+                return None
+            self._grow(way, grown)
+        depth = len(way)
+        way[-1].kids[path[depth - 1]] = self._buckets[path[:depth]] = new or None
+        for node in way:
+            if node.due:
+                node.due = False
+                self._touched[path[: way.index(node)]] = node
+        return way
+
+    def _grow(self, way: list[Inner], grown: int) -> None:
+        self._loaded += grown
+        for node in way:
+            node.size = size = node.size + grown
+            SIZE.pack_into(node.page, SIZE_AT, size)
+            if size == PAGED_LEAVES:
+                node.due = True
+
+    def _hash_shared(self, path: bytes, way: list[Inner], following: bytes) -> None:
+        """Hashes what the way to the next path, which is no smaller, does not pass: the rest goes with that one."""
+        shared, depth = 0, len(way)  # of both ways: the depth of the lowest node
+        while shared < depth and path[shared] == following[shared]:
+            shared += 1
+        if shared < depth:  # otherwise both lead to the same bucket
+            self._hash(path, way, shared)
+
+    def _hash(self, path: bytes, way: list[Inner], top: int = -1) -> None:
+        """Hashes the bucket at the end of a way and the nodes above it, up to the one at depth `top`, which is only
+        told, or the root. One hasher for all: making one costs more than it does here."""
+        hasher, depth = self._hasher, len(way)
+        bucket = way[-1].kids[path[depth - 1]]
+        digest = ZERO_HASH
+        if bucket is not None:
+            hasher.reset()
+            hasher.update(BUCKET_HEADS[depth])
+            hasher.update(bucket)  # type: ignore[arg-type]
+            digest = hasher.digest()
+        while True:
+            depth -= 1
+            page = way[depth].page
+            page[SLOTS[path[depth]]] = digest
+            if depth == top:
+                return
+            hasher.reset()
+            hasher.update(page)
+            digest = hasher.digest()
+            if not depth:
+                self.root_hash = digest
+                return
+
+    def _reshape(self, changed: list[_Changed], leaves: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Changes of any kind, after those of `changed`, whose nodes are not hashed yet."""
         levels: Levels = []
+        for path, way in changed:
+            parent: Inner | None = None
+            for depth, node in enumerate(way):
+                if depth == len(levels):
+                    levels.append({})
+                levels[depth][node] = (parent, path[depth - 1] if depth else 0)
+                parent = node
+            slot = path[len(way) - 1]
+            bucket = way[-1].kids[slot]
+            way[-1].put_hash(slot, bucket_hash(len(way), bucket) if type(bucket) is bytes else ZERO_HASH)
         for key, leaf in leaves:
             self._set(nibbles(key), key, leaf, levels)
         for level in reversed(levels):
             for node, (parent, slot) in level.items():
-                page = node.page
-                page[2:_HEAD_BYTES] = _SIZE.pack(node.size)
-                digest = blake3(page).digest()
+                digest = node.digest()
                 if parent is None:
                     self.root_hash = digest
                 else:
-                    at = _HEAD_BYTES + slot * HASH_BYTES
-                    parent.page[at : at + HASH_BYTES] = digest
-        return self.root_hash
-
-    def _replace(self, key: bytes, leaf: bytes | None) -> bool:
-        """The most common change, on the shortest way: another hash for one leaf that is there and loaded."""
-        path = hexlify(key).translate(_NIBBLES)
-        way: list[Inner] = []
-        kid = self.root
-        depth = 0
-        while type(kid) is Inner:
-            way.append(kid)
-            kid = kid.kids[path[depth]]
-            depth += 1
-        if leaf is None or not way or type(kid) is not bytes:
-            return False
-        at = kid.find(key)
-        if at < 0 or at % LEAF_BYTES:
-            return False
-        bucket = kid[: at + KEY_BYTES] + leaf + kid[at + LEAF_BYTES :]
-        way[-1].kids[path[depth - 1]] = self._buckets[path[:depth]] = bucket
-        digest: bytes = blake3(_BUCKET_HEADS[depth] + bucket).digest()
-        for depth in range(len(way) - 1, -1, -1):
-            node = way[depth]
-            start = _HEAD_BYTES + path[depth] * HASH_BYTES
-            node.page[start : start + HASH_BYTES] = digest
-            digest = blake3(node.page).digest()
-            if node.size >= PAGED_LEAVES or node.paged:
-                self._touched[path[:depth]] = node
-        self.root_hash = digest
-        return True
+                    parent.put_hash(slot, digest)
 
     def _set(self, path: bytes, key: bytes, leaf: bytes | None, levels: Levels) -> None:
         parent: Inner | None = None
@@ -195,12 +216,12 @@ class MerkleTree:
             kid = parent.kids[slot]
             depth += 1
         old = kid if type(kid) is bytes else b""
-        new = _with_leaf(old, key, leaf)
+        new = with_leaf(old, key, leaf)
         if len(new) != len(old):
             grown = 1 if len(new) > len(old) else -1
             self._loaded += grown
             for node in way:
-                node.size += grown  # its page follows when it is hashed
+                node.resize(node.size + grown)
             if grown < 0 and way and way[-1].size <= BUCKET_LEAVES:
                 self._place(parent, slot, new or None)
                 self._buckets[path[:depth]] = None
@@ -208,8 +229,7 @@ class MerkleTree:
                 return
         if parent is not None and 0 < len(new) <= BUCKET_LEAVES * LEAF_BYTES:
             parent.kids[slot] = self._buckets[path[:depth]] = new
-            at = _HEAD_BYTES + slot * HASH_BYTES
-            parent.page[at : at + HASH_BYTES] = blake3(_BUCKET_HEADS[depth] + new).digest()
+            parent.put_hash(slot, bucket_hash(depth, new))
         else:
             self._put_subtree(path[:depth], parent, slot, new)
 
@@ -257,7 +277,7 @@ class MerkleTree:
                 self._buckets[below] = None
                 yield kid
             elif kid is not None:
-                loaded = kid if type(kid) is Inner else self._load(below, _size_of(kid), node.hash_at(digit))
+                loaded = kid if type(kid) is Inner else self._load(below, size_of(kid), node.hash_at(digit))
                 if type(loaded) is bytes:
                     self._buckets[below] = None
                     yield loaded
@@ -293,8 +313,8 @@ class MerkleTree:
         record = self._reader.get(Family.MERKLE, self._prefix + PAGE + path)
         _whole(record is not None, "a page of the Merkle tree is missing")
         node = Inner(len(path), size)
-        node.paged = True
-        node.page[_HEAD_BYTES:] = (record or b"")[: WIDTH * HASH_BYTES]
+        node.paged = node.due = True
+        node.page[HEAD_BYTES:] = (record or b"")[: WIDTH * HASH_BYTES]
         node.kids = [kid or None for kid in _KID_SIZES.unpack_from(record or b"", WIDTH * HASH_BYTES)]
         return node
 
@@ -303,7 +323,7 @@ class MerkleTree:
         skip = len(self._prefix) + len(BUCKET)
         records = [(key[skip:], leaves) for key, leaves in self._reader.scan(Family.MERKLE, start, start + b"\x10")]
         self._loaded += size
-        node = _build(len(path), records, 0, len(records))
+        node = build_subtree(len(path), records, 0, len(records))
         _whole(type(node) is Inner and node.size == size, "a subtree of the Merkle tree has lost leaves")
         return node  # type: ignore[return-value]
 
@@ -320,11 +340,11 @@ class MerkleTree:
         for path, node in sorted(self._touched.items()):
             key = self._prefix + PAGE + path
             if node.size >= PAGED_LEAVES:
-                node.paged = True
+                node.paged = node.due = True
                 self._gone_pages.discard(path)
-                put(Family.MERKLE, key, node.hashes() + _KID_SIZES.pack(*[_size_of(kid) for kid in node.kids]))
+                put(Family.MERKLE, key, node.hashes() + _KID_SIZES.pack(*[size_of(kid) for kid in node.kids]))
             elif node.paged:
-                node.paged = False
+                node.paged = node.due = False
                 delete(Family.MERKLE, key)
         self._touched.clear()
         for path in sorted(self._gone_pages):
@@ -356,44 +376,3 @@ class MerkleTree:
             kid = parent.kids[slot]  # type: ignore[union-attr]
             depth += 1
         return way, kid or b""
-
-
-def _with_leaf(leaves: bytes, key: bytes, leaf: bytes | None) -> bytes:
-    """The bucket with the leaf set, or without it."""
-    at = leaves.find(key)
-    while at > 0 and at % LEAF_BYTES:
-        at = leaves.find(key, at + 1)
-    if at >= 0:
-        if leaf is None:
-            return leaves[:at] + leaves[at + LEAF_BYTES :]
-        return leaves[: at + KEY_BYTES] + leaf + leaves[at + LEAF_BYTES :]
-    if leaf is None:
-        return leaves
-    at = 0
-    while at < len(leaves) and leaves[at : at + KEY_BYTES] < key:
-        at += LEAF_BYTES
-    return leaves[:at] + key + leaf + leaves[at:]
-
-
-def _build(depth: int, records: list[tuple[bytes, bytes]], first: int, last: int) -> Inner | bytes:
-    """The subtree of records[first:last], which are sorted by path and share its first `depth` digits."""
-    if last - first == 1 and len(records[first][0]) == depth:
-        return records[first][1]
-    node = Inner(depth, 0)
-    size, at = 0, first
-    while at < last:
-        digit = records[at][0][depth]
-        end = at + 1
-        while end < last and records[end][0][depth] == digit:
-            end += 1
-        kid = _build(depth + 1, records, at, end)
-        node.kids[digit] = kid
-        if type(kid) is bytes:
-            size += len(kid) // LEAF_BYTES
-            node.put_hash(digit, bucket_hash(depth + 1, kid))
-        elif type(kid) is Inner:
-            size += kid.size
-            node.put_hash(digit, kid.digest())
-        at = end
-    node.resize(size)
-    return node

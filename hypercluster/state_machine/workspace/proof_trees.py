@@ -13,7 +13,8 @@ from collections import OrderedDict
 
 from hypercluster.limits import PROOF_SUBTREES_MAX
 from hypercluster.state_machine.store import Family, Reader
-from hypercluster.state_machine.workspace.merkle import BUCKET_LEAVES, PAGED_LEAVES, Inner, MerkleTree
+from hypercluster.state_machine.workspace.merkle import BUCKET_LEAVES, PAGED_LEAVES, MerkleTree
+from hypercluster.state_machine.workspace.merkle_nodes import Inner
 from hypercluster.state_machine.workspace.records import decode_header, header_key
 
 _Place = tuple[bytes, bytes, bytes]  # workspace id, path, hash

@@ -23,12 +23,11 @@ from hypercluster.state_machine.workspace.leaves import (
     inode_leaf_key,
     inode_leaf_text,
 )
-from hypercluster.state_machine.workspace.merkle import (
-    BUCKET_LEAVES,
+from hypercluster.state_machine.workspace.merkle import BUCKET_LEAVES, MerkleTree
+from hypercluster.state_machine.workspace.merkle_nodes import (
     DEPTH_MAX,
     LEAF_BYTES,
     WIDTH,
-    MerkleTree,
     bucket_hash,
     inner_hash,
     nibbles,

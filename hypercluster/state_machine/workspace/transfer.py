@@ -20,8 +20,8 @@ from hypercluster.state_machine.workspace.leaves import (
     inode_leaf_hash,
     inode_leaf_key,
 )
-from hypercluster.state_machine.workspace.merkle import (
-    BUCKET_LEAVES,
+from hypercluster.state_machine.workspace.merkle import BUCKET_LEAVES
+from hypercluster.state_machine.workspace.merkle_nodes import (
     DEPTH_MAX,
     LEAF_BYTES,
     WIDTH,
