@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -88,10 +88,10 @@ class Front:
             self._turned_s = time.monotonic()
             await asyncio.sleep(TICK_S)
 
-    async def _applied(self, applied: Applied) -> None:
+    def _applied(self, applied: Applied) -> Awaitable[None] | None:
         """Raises TimeoutError or OSError when the kernel keeps pages that are not true any more."""
         if self.invalidate is None:
-            return
+            return None
         if applied.everything:
             for node in self.desk.nodes.numbers():
                 self.invalidate(node, ATTRIBUTES_ONLY, 0)
@@ -100,9 +100,10 @@ class Front:
             if known is not None:
                 self.invalidate(known, ATTRIBUTES_ONLY, 0)
         stale = self._stale(applied)
-        if stale:
-            turn = self.desk.loop.run_in_executor(self._invalidator, self._drop, self.invalidate, stale)
-            await asyncio.wait_for(turn, INVALIDATE_S)
+        if not stale:
+            return None
+        turn = self.desk.loop.run_in_executor(self._invalidator, self._drop, self.invalidate, stale)
+        return asyncio.wait_for(turn, INVALIDATE_S)
 
     def _stale(self, applied: Applied) -> list[tuple[int, int, int]]:
         handles, nodes = self.desk.handles, self.desk.nodes

@@ -53,6 +53,7 @@ class SiteNode(
         self.liar: Callable[[LogBatch], LogBatch] | None = None  # what the watch says of a batch
         self.head_root = b""  # said at the end of a catch-up in place of the true one
         self.mute = False  # the watch says nothing
+        self.confirmed = 0  # what the last barrier answered
         self.kept_from = 1
         self.history_id = HISTORY_ID
         self.seen: list[command_pb2.Submit] = []
@@ -140,6 +141,7 @@ class SiteNode(
         if not self.leads:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "no quorum")
         header = self.site.header
+        self.confirmed = header.log_index
         return pb.BarrierResponse(
             workspace=pb.WorkspaceSummary(log_index=header.log_index, root=header.root, inode_count=header.inode_count)
         )

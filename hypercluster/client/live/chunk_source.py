@@ -33,13 +33,14 @@ class ChunkSource:
         door: ChunkDoor,
         cache: ChunkCache,
         confirmed_index: Callable[[], Awaitable[int]],
-        wait_applied: Callable[[int], Awaitable[None]],
+        visible: Callable[[int], Awaitable[None]],
     ) -> None:
-        """`confirmed_index` is a barrier of the cluster: it raises an error of our tree."""
+        """`confirmed_index` is a barrier of the cluster: it raises an error of our tree. `visible` returns once reads
+        see that prefix; whether it is published does not matter, for that may wait for this very read (WS-62)."""
         self._door = door
         self._cache = cache
         self._confirmed_index = confirmed_index
-        self._wait_applied = wait_applied
+        self._visible = visible
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._room = asyncio.Semaphore(GROUPS_MAX)
@@ -99,5 +100,5 @@ class ChunkSource:
         async with asyncio.timeout(READ_S):
             if not await self.bring(hashes):
                 return True
-            await self._wait_applied(await self._confirmed_index())
+            await self._visible(await self._confirmed_index())
             return False

@@ -27,6 +27,7 @@ from hypercluster.client.live.publishing import Publishing
 from hypercluster.client.live.replica import Replica
 from hypercluster.client.live.shelf import Shelf
 from hypercluster.client.live.store import DurableReader
+from hypercluster.client.live.telling import Teller
 from hypercluster.client.nodes import Nodes
 from hypercluster.client.worker import feed
 from hypercluster.client.worker.snapshots import snapshot
@@ -79,6 +80,8 @@ class Follower:
         self._watch_leader = False  # next, and once
         self._watching: asyncio.Task[None] | None = None
         self._next_node = int.from_bytes(os.urandom(2), "big")
+        self._teller = Teller(publishing, lambda: self.failure is not None, self._fail)
+        self._moved = asyncio.Event()  # set, and another put in its place, with whatever changes what is visible
         self._unflushed = asyncio.Event()
         cache.on_put(self._unflushed.set)
         self._cleared = asyncio.Event()
@@ -114,6 +117,7 @@ class Follower:
         """Until it is cancelled. Raises what no retry can mend: a defect."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._apply_loop())
+            group.create_task(self._teller.run())
             group.create_task(self._flush_loop())
             group.create_task(self._follow())
             group.create_task(self._gap_loop())
@@ -138,6 +142,16 @@ class Follower:
         self.cluster_index = max(self.cluster_index, replica.log_index)
         self._came_whole.set()
         self.has_tree.set()
+        self._tell_of_move()
+
+    def _tell_of_move(self) -> None:
+        before, self._moved = self._moved, asyncio.Event()
+        before.set()
+
+    async def visible(self, log_index: int) -> None:
+        """Until reads see this prefix, whoever has heard of it, or the tree has stopped."""
+        while self.replica.log_index < log_index and self.failure is None:
+            await self._moved.wait()
 
     def _stop(self, failure: Failure) -> None:
         """WS-5."""
@@ -145,6 +159,7 @@ class Follower:
         self.state = WorkerState.STOPPED
         words = f"{os.strerror(errno.EIO)}: stopped before log_index {failure.log_index}: {failure.message}"
         self._publishing.stop(OSError(errno.EIO, words))
+        self._tell_of_move()
         if self._watching is not None:
             self._watching.cancel()
 
@@ -182,6 +197,7 @@ class Follower:
         self.failure = None
         self._fetches_anew = False
         self._publishing.go_on()
+        self._teller.go_on()
 
     # --- the log ------------------------------------------------------------------------------------
 
@@ -312,7 +328,7 @@ class Follower:
         if self._fetches_anew:
             self._go_on()
         self._adopt(Replica(store, self._cache, self._shelf.workspace_id))
-        await self._tell(Applied(log_index, (), (), (), None, everything=True))
+        self._teller.tell([Applied(log_index, (), (), (), None, everything=True)])
         await self._disk(partial(self._shelf.remove_others, store))
 
     # --- applying -----------------------------------------------------------------------------------
@@ -321,38 +337,28 @@ class Follower:
         while True:
             await self._came.wait()
             self._came.clear()
-            while self.failure is None and (items := self._inbox.ready(SLICE_RECORDS_MAX)):
+            while self.failure is None and self._inbox.ready(1):
                 while self.replica.store.unflushed > UNFLUSHED_CHANGES_MAX and self.failure is None:
                     self._source.flushed.clear()
                     await self._source.flushed.wait()
-                await self._apply(items)
+                await self._teller.room()
+                if items := self._inbox.ready(SLICE_RECORDS_MAX):
+                    self._apply(items)
                 self._left.set()
                 await asyncio.sleep(0)
 
-    async def _apply(self, items: list[Item]) -> None:
-        replica = self.replica
+    def _apply(self, items: list[Item]) -> None:
         try:
-            done = replica.apply([(item.record, item.own) for item in items], TURN_S)
+            done = self.replica.apply([(item.record, item.own) for item in items], TURN_S)
         except OSError as error:
             self._stop_for_now(error)
             return
         self._inbox.take(len(done.applied))
         self._unflushed.set()
-        for applied in done.applied:
-            if not await self._tell(applied):
-                return
+        self._tell_of_move()
+        self._teller.tell(done.applied)
         if done.problem:
             self._fail(Failure(done.problem_index, errno.EIO, done.problem, kept=True))
-
-    async def _tell(self, applied: Applied) -> bool:
-        """False if a callback failed: caches above may hold what is no longer true (WS-62)."""
-        try:
-            await self._publishing.publish(applied)
-        except Exception as error:
-            words = f"what is cached above could not be told of it: {error!r}"
-            self._fail(Failure(applied.log_index, errno.EIO, words, kept=False))
-            return False
-        return True
 
     def _fail(self, failure: Failure) -> None:
         if failure.kept:

@@ -104,7 +104,7 @@ class LiveWorkspace:
         door = ChunkDoor(self._client, self._workspace_id)
         self._publishing = Publishing()
         self._quorum = Quorum(nodes, self._workspace_id, no_leader_s)
-        self._source = ChunkSource(door, self._cache, self._quorum.barrier, self._publishing.wait)
+        self._source = ChunkSource(door, self._cache, self._quorum.barrier, self._visible)
         self._lanes = ProcessLanes(
             self._client.open_lane,
             self._client.close_lane,
@@ -230,6 +230,9 @@ class LiveWorkspace:
 
     async def wait_applied(self, log_index: int) -> None:
         await self._publishing.wait(log_index)
+
+    async def _visible(self, log_index: int) -> None:
+        await self._follower.visible(log_index)
 
     def hold(self, inode_id: bytes) -> Node:
         return node_of(self._follower.replica.hold(inode_id))

@@ -12,6 +12,7 @@ import asyncio
 import heapq
 import inspect
 import itertools
+from collections.abc import Awaitable
 
 from hypercluster.client.live.ports import Applied, AppliedCallback
 
@@ -29,12 +30,18 @@ class Publishing:
     def on_applied(self, callback: AppliedCallback) -> None:
         self._callbacks.append(callback)
 
-    async def publish(self, applied: Applied) -> None:
-        """Raises whatever a callback raises: then the index stays where it is."""
-        for callback in self._callbacks:
-            wait = callback(applied)
-            if inspect.isawaitable(wait):
-                await wait
+    def publish(self, applied: Applied) -> Awaitable[None] | None:
+        """Raises whatever a callback raises: then the index stays where it is. None: the index has passed it; otherwise
+        it has once what is answered was awaited."""
+        waits = [wait for callback in self._callbacks if inspect.isawaitable(wait := callback(applied))]
+        if waits:
+            return self._publish_after(applied, waits)
+        self.move_to(applied.log_index)
+        return None
+
+    async def _publish_after(self, applied: Applied, waits: list[Awaitable[None]]) -> None:
+        for wait in waits:
+            await wait
         self.move_to(applied.log_index)
 
     def move_to(self, log_index: int) -> None:

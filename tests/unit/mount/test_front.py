@@ -107,11 +107,53 @@ async def test_a_mount_speaks_of_itself_without_the_cluster(node: SiteNode, tmp_
         await front.close()
 
 
+@pytest.mark.req("WS-62")
+async def test_pages_are_dropped_while_a_read_waits_for_what_is_not_applied_yet(tmp_path: Path) -> None:
+    """The kernel drops a page once the read that fills it is answered. That read wants a chunk no node has any more, so
+    it waits for the tree that does not need it: first the write whose page is to be dropped, then another one."""
+    site = founded()
+    inode_id, content = site.file(b"f"), b"content" * 3_000
+    site.done(ops.chunk_put(content))
+    site.done(ops.write_pieces(inode_id, 0, [(blake3(content).digest(), 0, len(content))]))
+    async with SiteNode(site) as node:
+        node.absent = set(site.chunks)
+        async with following(node, tmp_path / "a") as tree:
+            front = front_of(tree, tmp_path)
+            handle = front.desk.handles.open(tree.hold(inode_id).inode_id, cached=True)
+            front.desk.nodes.looked_up(tree.view.node(inode_id))
+            request, dropped = Answered(), threading.Event()
+
+            def drop(_node: int, offset: int, _length: int) -> None:
+                if offset != ATTRIBUTES_ONLY:
+                    assert request.came.wait(20.0)
+                    dropped.set()
+
+            front.invalidate = drop
+            site.one(ops.write(inode_id, 0, b"n"))
+            await node.tell()
+            await eventually(lambda: tree.view.root == site.header.root, "the write is visible, its page not dropped")
+            node.mute = True
+            site.one(ops.truncate(inode_id, 1))
+            reader = threading.Thread(target=front.content.read, args=(request, handle.number, 0, 5))
+            reader.start()
+            await eventually(lambda: node.confirmed == site.header.log_index, "the read knows what to wait for")
+            node.mute = False
+            await node.tell()
+            await eventually(lambda: bool(request.answers), "the read has its bytes")
+            await eventually(dropped.is_set, "and the page is gone")
+            await eventually(lambda: tree.view.applied_index == site.header.log_index, "all of it is published")
+            assert request.answers == [b"n"] and not tree.view.read_only_reason
+            reader.join()
+            front.content.release(Released(), handle.number)
+            await front.close()
+
+
 class Answered:
     """Stands where the kernel would: a request whose answer is kept."""
 
     def __init__(self) -> None:
         self.answers: list[bytes | int] = []
+        self.came = threading.Event()
 
     @property
     def answered(self) -> bool:
@@ -119,9 +161,11 @@ class Answered:
 
     def content(self, content: bytes) -> None:
         self.answers.append(content)
+        self.came.set()
 
     def error(self, number: int) -> None:
         self.answers.append(number)
+        self.came.set()
 
 
 @pytest.mark.req("WS-65")

@@ -222,7 +222,7 @@ async def test_a_wait_ends_when_its_index_is_published_after_the_callbacks() -> 
     waits = [asyncio.create_task(wait(index)) for index in (5, 4, 6)]
     await asyncio.sleep(0)
     for index in (4, 5):
-        await publishing.publish(applied(index))
+        assert publishing.publish(applied(index)) is None
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     assert order == ["told 4 at 3", "reached 4", "told 5 at 4", "reached 5"]
@@ -234,7 +234,7 @@ async def test_a_wait_ends_when_its_index_is_published_after_the_callbacks() -> 
     await publishing.wait(5)
     publishing.go_on()
     later = asyncio.create_task(publishing.wait(6))
-    await publishing.publish(applied(6))
+    assert publishing.publish(applied(6)) is None
     await later
 
 
