@@ -20,7 +20,7 @@ from pathlib import Path
 
 from chaos.load import LoadProcesses, has_success_since, observe
 from chaos.records import Fault, Verdict, encode
-from chaos.scenarios import RATES, Scenario
+from chaos.scenarios import RATES, TWO_WORKERS, WORKERS, WORKERS_USUAL, Scenario
 from chaos.schedule import Planned, Schedule
 from chaos.seams import ClusterUnderTest, LoadPlan, Nemesis
 from chaos.waiting import until
@@ -156,7 +156,15 @@ async def _load(scenario: Scenario, cluster: ClusterUnderTest, seed: int) -> Asy
     try:
         for name in scenario.workloads:
             history = cluster.directory / "history" / f"{name}.jsonl"
-            plan = LoadPlan(name, rng.randrange(1 << 32), str(cluster.client_file), str(history), 5, RATES[name])
+            plan = LoadPlan(
+                name,
+                rng.randrange(1 << 32),
+                str(cluster.client_file),
+                str(history),
+                WORKERS.get(name, WORKERS_USUAL),
+                RATES[name],
+                other_client_file=str(cluster.other_client_file) if name in TWO_WORKERS else "",
+            )
             processes.start(plan)
         yield processes
     finally:

@@ -19,8 +19,12 @@ RATES: Mapping[str, float] = {
     "counter": 30.0,
     "files": 60.0,
     "reads": 60.0,
-    "locks": 40.0,
+    "locks": 60.0,
 }
+# Clients that a workload has at one time. Most of those that lock wait or sleep.
+WORKERS: Mapping[str, int] = {"locks": 10}
+WORKERS_USUAL = 5
+TWO_WORKERS = frozenset({"locks"})  # workloads whose clients are of two certificates
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,7 @@ class ClusterUnderTest(Protocol):
     hosts: Mapping[str, Host]
     features: frozenset[str]  # its own, its network's and its hosts'
     client_file: Path  # settings for hypercluster.client
+    other_client_file: Path  # with the certificate of another worker
     client_prefix: Sequence[str]  # what a client's command line begins with, to run where it reaches all nodes
 
     async def __aenter__(self) -> ClusterUnderTest: ...
@@ -186,6 +187,7 @@ class LoadPlan:
     workers: int = 4
     ops_per_s: float = 50.0  # of all workers together; a bound on the size of the history
     settings: Mapping[str, Any] = field(default_factory=dict)
+    other_client_file: str = ""  # of another worker; every second place of the workload is its
 
 
 class Workload(Protocol):

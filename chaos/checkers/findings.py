@@ -42,6 +42,9 @@ class Findings:
     def count(self, what: str, number: int = 1) -> None:
         self._counts[what] += number
 
+    def counted(self, what: str) -> int:
+        return self._counts[what]
+
     def verdict(self, holds: str, judged: int) -> Verdict:
         """`holds` are the words of a yes; `judged` says how many things stand behind it."""
         counts = dict(sorted(self._counts.items())) | {"judged": judged, "violations": self._wrong_count}

@@ -1,68 +1,48 @@
 """Locks: one holder, tokens that only rise, a grace that is kept, and writes that an old token can not make (WS-40 to
 WS-43, D-6, D-10).
 
-Owns: the verdict `locks`, over a history in which clients acquire, renew, release, reclaim, and write under a token.
+Owns: the verdict `locks`, over a history in which clients acquire, renew, release, reclaim, and write under a token,
+and look at all locks.
 What an operation says: `acquire` asks {kind, wait} and is answered {token, lock_id}; `renew`, `release`, `reclaim` and
 `write` ask {token, lock_id}; a reclaim is answered {token}. `extra` may name worker, log_index (of a write), queued_ns
 (when the cluster said that it waits), immediate (granted without waiting), converted (by the handle that held
 it as another kind) and permits (of a semaphore).
-
-What is certain of a grant: it began before its acquire returned. It lasts at least until TTL + GRACE after the latest
-renewal that was answered ok was *called*; an immediate grant counts from its own call too, a grant that was waited for
-only from its first renewal, as nobody knows when it was given. A release or a reclaim ends the certainty where it was
-called. What may be: a grant exists from its call, and ends at the return of an ok release or reclaim of it; until then
-nobody can say that it has ended. Unknown outcomes widen what may be and never what is certain.
+What is certain of a grant and what may be: lock_grants.py. What follows from looks: lock_looks.py.
+Invariants: a history of LONG_NS or more in which hardly anything of what is judged came about is unknown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from chaos.checkers.findings import Findings, cannot_judge
-from chaos.checkers.operations import NEVER, HistoryError, Operation, by_key, join
+from chaos.checkers.lock_grants import (
+    EXCLUSIVE,
+    GRACE_NS,
+    TTL_NS,
+    BadLockError,
+    Grant,
+    asked,
+    compatible,
+    read_grants,
+    sure,
+)
+from chaos.checkers.lock_looks import judge_looks
+from chaos.checkers.operations import HistoryError, Operation, by_key, join
 from chaos.records import FAIL, OK, Verdict
 from chaos.seams import Finished
 
-TTL_NS: Final = 5_000_000_000
-GRACE_NS: Final = 2_000_000_000
-TOLERANCE_NS: Final = 50_000_000  # between the clocks of two processes of one machine, and of a timer
-SHARED: Final = "shared"
-EXCLUSIVE: Final = "exclusive"
 LOST: Final = frozenset({"FENCED", "LOCK_LOST"})
-
-
-@dataclass(slots=True)
-class Grant:
-    """One token, and everything that was done with it. `made`: the acquire or reclaim that was answered with it."""
-
-    token: int
-    made: Operation
-    key: str
-    kind: str
-    permits: int
-    worker: str
-    uses: list[Operation] = field(default_factory=list)  # in the order of their calls
-
-    @property
-    def sure_from_ns(self) -> int:
-        return self.made.returned_ns
-
-    def sure_until_ns(self) -> int:
-        """Below `sure_from_ns` where nothing is certain."""
-        sent = [use.called_ns for use in self.uses if use.op == "renew" and use.outcome == OK]
-        if self.made.extra.get("immediate") or self.made.op == "reclaim":
-            sent.append(self.made.called_ns)
-        until = max(sent, default=-TTL_NS - GRACE_NS) + TTL_NS + GRACE_NS - TOLERANCE_NS
-        return min([until, *(use.called_ns for use in self.uses if use.op in ("release", "reclaim"))])
-
-    def may_until_ns(self) -> int:
-        ends = (u.returned_ns for u in self.uses if u.op in ("release", "reclaim") and u.outcome == OK)
-        return min(ends, default=NEVER)
-
-    def describe(self) -> str:
-        return f"token {self.token} of {self.made.describe()}"
+LONG_NS: Final = 60_000_000_000
+# What a long history must have met, each so often: else nobody can say that it was kept.
+LEAST: Final[Mapping[str, int]] = {
+    "looks": 10,
+    "expiries": 3,
+    "reclaims": 2,
+    "reclaims refused to another worker": 1,
+    "late writes fenced": 1,
+}
 
 
 class LocksChecker:
@@ -73,8 +53,9 @@ class LocksChecker:
         findings = Findings(self.name)
         try:
             operations = [o for o in join(run.events) if o.workload in self.workloads]
-            grants = _grants(operations, findings)
-        except (HistoryError, _BadLockError) as error:
+            grants = read_grants(operations, findings)
+            judge_looks(operations, grants, findings)
+        except (HistoryError, BadLockError) as error:
             return cannot_judge(self.name, str(error))
         _judge_tokens(grants, findings)
         for key, of_key in by_key(operations).items():
@@ -85,44 +66,27 @@ class LocksChecker:
             _judge_refusals(key, held, of_key, findings)
             _judge_fairness(key, held, findings)
             _judge_reclaims(held, findings)
-        findings.count("grants", len(grants))
-        findings.count("guarded writes", sum(o.op == "write" and o.outcome == OK for o in operations))
-        findings.count("fenced writes", sum(o.op == "write" and o.error == "FENCED" for o in operations))
+        _count(operations, grants, findings)
+        if operations and operations[-1].called_ns - operations[0].called_ns >= LONG_NS:
+            for what, least in LEAST.items():
+                if findings.counted(what) < least:
+                    findings.unsure(f"{what}: {findings.counted(what)}, at least {least}: the run proves too little")
         return findings.verdict("every lock had one holder, and only its token wrote", len(operations))
 
 
-class _BadLockError(ValueError):
-    """An operation without the fields that the checker needs."""
-
-
-def _asked(operation: Operation, name: str) -> Any:
-    if not isinstance(operation.asked, dict) or name not in operation.asked:
-        raise _BadLockError(f"{operation.describe()} does not say its {name}")
-    return operation.asked[name]
-
-
-def _grants(operations: Sequence[Operation], findings: Findings) -> list[Grant]:
-    """By token. Raises _BadLockError."""
-    grants: dict[int, Grant] = {}
-    for operation in operations:
-        if operation.op not in ("acquire", "reclaim") or operation.outcome != OK:
-            continue
-        result = operation.result
-        if not isinstance(result, dict) or not isinstance(result.get("token"), int):
-            raise _BadLockError(f"{operation.describe()} was granted without a token")
-        token = result["token"]
-        if token in grants:
-            findings.wrong(f"token {token} was granted twice: {grants[token].describe()}; {operation.describe()}")
-            continue
-        kind = str(_asked(operation, "kind"))
-        permits = operation.number("permits") or 0
-        grants[token] = Grant(token, operation, operation.key, kind, permits, operation.text("worker"))
-    for operation in operations:
-        if operation.op in ("renew", "release", "write", "reclaim"):
-            used = grants.get(_asked(operation, "token"))
-            if used is not None:
-                used.uses.append(operation)
-    return [grants[token] for token in sorted(grants)]
+def _count(operations: Sequence[Operation], grants: Sequence[Grant], findings: Findings) -> None:
+    findings.count("grants", len(grants))
+    findings.count("guarded writes", sum(o.op == "write" and o.outcome == OK for o in operations))
+    findings.count("fenced writes", sum(o.op == "write" and o.error == "FENCED" for o in operations))
+    findings.count("reclaims", sum(o.op == "reclaim" and o.outcome == OK for o in operations))
+    findings.count("writes within the grace", 0)
+    for grant in grants:
+        for use in grant.uses:
+            silent_ns = use.called_ns - grant.silent_since_ns(use.called_ns)
+            if use.op == "write" and use.error == "FENCED" and silent_ns > TTL_NS + GRACE_NS:
+                findings.count("late writes fenced")
+            if use.op == "write" and use.outcome == OK and TTL_NS < silent_ns < TTL_NS + GRACE_NS:
+                findings.count("writes within the grace")
 
 
 def _judge_tokens(grants: Sequence[Grant], findings: Findings) -> None:
@@ -141,7 +105,7 @@ def _judge_tokens(grants: Sequence[Grant], findings: Findings) -> None:
 
 
 def _compatible(one: Grant, other: Grant) -> bool:
-    return one.kind == other.kind == SHARED or bool(one.permits and one.permits == other.permits)
+    return compatible(one.kind, one.permits, other.kind, other.permits)
 
 
 def _may_be_beside(later: Grant, earlier: Grant | None) -> bool:
@@ -149,17 +113,9 @@ def _may_be_beside(later: Grant, earlier: Grant | None) -> bool:
     return later.kind != EXCLUSIVE if earlier is None else _compatible(later, earlier)
 
 
-def _sure(grants: Sequence[Grant]) -> Iterator[tuple[Grant, int, int]]:
-    for grant in grants:
-        until = grant.sure_until_ns()
-        if until > grant.sure_from_ns:
-            yield grant, grant.sure_from_ns, until
-
-
 def _judge_exclusion(key: str, grants: Sequence[Grant], findings: Findings) -> None:
-    sure = sorted(_sure(grants), key=lambda entry: entry[1])
     open_now: list[tuple[Grant, int, int]] = []
-    for entry in sure:
+    for entry in sorted(sure(grants), key=lambda entry: entry[1]):
         open_now = [other for other in open_now if other[2] > entry[1]]
         for other in open_now:
             if not _compatible(entry[0], other[0]):
@@ -173,17 +129,23 @@ def _judge_exclusion(key: str, grants: Sequence[Grant], findings: Findings) -> N
 
 def _judge_grace(grants: Sequence[Grant], findings: Findings) -> None:
     """Whoever renewed in time is not told that the lock is lost before TTL and grace are over (WS-41)."""
-    for grant, begin, until in _sure(grants):
+    for grant, begin, until in sure(grants):
         for use in grant.uses:
+            if use.op == "reclaim" and use.text("worker") != grant.worker:
+                continue  # it is refused to whoever it does not belong to
             if use.outcome == FAIL and use.error in LOST and begin <= use.called_ns and use.returned_ns <= until:
                 findings.wrong(f"lost within TTL and grace (certain until {until}): {use.describe()}")
 
 
 def _judge_writes(key: str, grants: Sequence[Grant], operations: Sequence[Operation], findings: Findings) -> None:
     by_token = {grant.token: grant for grant in grants}
+    for one in grants:
+        for use in one.uses:
+            if use.op == "renew" and use.outcome == OK and use.called_ns > one.may_until_ns():
+                findings.wrong(f"{key}: renewed after the lock was given back: {use.describe()}")
     writes = [o for o in operations if o.op == "write" and o.outcome == OK]
     for write in writes:
-        token = _asked(write, "token")
+        token = asked(write, "token")
         grant = by_token.get(token)
         if grant is not None and write.called_ns > grant.may_until_ns():
             findings.wrong(f"{key}: written after the lock was given back: {write.describe()}")
@@ -197,7 +159,7 @@ def _judge_writes(key: str, grants: Sequence[Grant], operations: Sequence[Operat
     logged.sort(key=lambda entry: entry[0])
     newest: dict[tuple[str, int], Grant] = {}  # that has written so far, by kind
     for index, write in logged:
-        token = _asked(write, "token")
+        token = asked(write, "token")
         grant = by_token.get(token)
         for later in newest.values():
             if token < later.token and not _may_be_beside(later, grant):
@@ -219,13 +181,13 @@ def _judge_refusals(key: str, grants: Sequence[Grant], operations: Sequence[Oper
             grant.made.called_ns < refused.returned_ns and grant.may_until_ns() > refused.called_ns for grant in grants
         )
         # One that waits, or whose answer nobody heard, may have it too.
-        asked = any(
+        unheard = any(
             o is not refused and o.outcome not in (OK, FAIL) and o.called_ns < refused.returned_ns for o in asking
         )
         waits = any(
             o is not refused and o.called_ns < refused.returned_ns and o.returned_ns > refused.called_ns for o in asking
         )
-        if not (held or asked or waits):
+        if not (held or unheard or waits):
             findings.wrong(f"{key}: refused though nobody can have had it: {refused.describe()}")
 
 

@@ -9,6 +9,7 @@ again since. When the harness itself is killed, its nodes end with it.
 
     DIR/nodes/n1/log, node.toml, …    as `cluster init` lays it out; data where the node's host wants it
     DIR/nodes/client.toml             for clients
+    DIR/nodes/other.toml              for clients of another worker
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from chaos.cluster.lines import PROJECT, LineChild
 from chaos.cluster.probing import Prober, asker_command
 from chaos.seams import Host, HostRig, Network, NodeView
 from hypercluster.cli.founding import CLIENT_FILE, NodePlan, found_cluster
+from hypercluster.credentials.certificates import KeyPair, issue_client, write_pair
+from hypercluster.values import ClusterId
 
 START_S = 60.0  # from nothing to a leader
 STATUS_S = 1.0
@@ -40,6 +43,7 @@ KILLED_S = 30.0  # a process in an uninterruptible call dies when that ends
 LOOK_S = 0.05
 LAST_WORDS_BYTES = 1_500
 CLIENT_NAME = "chaos"
+OTHER_NAME, OTHER_FILE = "other", "other.toml"
 PRODUCT = "hypercluster.cli.main"
 
 # The product's defaults, but for a rate limit out of the way, and logs so short that a follower which is down for some
@@ -115,6 +119,7 @@ class ProcessCluster:
         self.features = frozenset(site.network.features) | host_features
         self._home = self.directory / "nodes"
         self.client_file = self._home / CLIENT_FILE
+        self.other_client_file = self._home / OTHER_FILE
         self.client_prefix: Sequence[str] = site.client_prefix
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._excused: set[str] = set()  # whose present process may end, or was ended by us
@@ -169,6 +174,7 @@ class ProcessCluster:
         """Founds the cluster, puts every node's data where its host wants it; the asker's command line."""
         plans = self._site.plans(self.nodes)
         cluster_id = found_cluster(self._home, plans, client_name=CLIENT_NAME, settings=self._settings)
+        _certify_other(self._home, cluster_id)
         for name in self.nodes:
             self._place_data(name, self._rigs[name].data_directory.resolve())
         asked = {
@@ -344,6 +350,14 @@ class ProcessCluster:
 def dies_with_us() -> tuple[str, ...]:
     """What a command line begins with so that the kernel ends it when this process is killed, where that can be had."""
     return ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") else ()
+
+
+def _certify_other(home: Path, cluster_id: ClusterId) -> None:
+    """A second worker: what is certified for one is not for the other."""
+    ca = KeyPair((home / "ca.pem").read_bytes(), (home / "ca.key").read_bytes())
+    write_pair(issue_client(ca, cluster_id, OTHER_NAME), home / f"{OTHER_NAME}.pem", home / f"{OTHER_NAME}.key")
+    text = (home / CLIENT_FILE).read_text(encoding="utf-8").replace('"client.', f'"{OTHER_NAME}.')
+    (home / OTHER_FILE).write_text(text, encoding="utf-8")
 
 
 def _sync(directory: Path) -> None:

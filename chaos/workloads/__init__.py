@@ -29,6 +29,6 @@ WORKLOADS: dict[str, NamedWorkload] = dict(
         _named("counter", "increment", "read"),
         _named("files", "create", "append", "overwrite", "rename", "unlink", "mkdir", "rmdir", "read_file"),
         _named("reads", "read"),
-        _named("locks", "acquire", "renew", "release", "write", rare=("reclaim",)),
+        _named("locks", "acquire", "renew", "release", "write", "look", rare=("reclaim",)),
     )
 )

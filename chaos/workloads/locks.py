@@ -1,12 +1,15 @@
-"""Locks: a few hot files that many clients lock, write under their token, let go, forget and come back to.
+"""Locks: a few hot files and a semaphore that many clients lock, write under their token, let go, forget and come back
+to.
 
-Owns: what a client does next with the lock it has, and the pauses: now and then a holder stops renewing for longer
-than TTL and grace, and then writes with the token it remembers.
+Owns: what a client does next with the lock it has, and the pauses: now and then a holder stops renewing, for less or
+more than TTL and grace, and then writes or renews with the token it remembers. Some holders stay with the node that
+renewed their lock, and believe no other.
 Never: the library's own lease loop; every renewal is an operation of the history, sent when the workload says so.
 Invariants: a client holds or waits for one lock at a time; what it knows of it is what answers said; a lock whose
 client ended is left to expire, or taken over by another client (WS-43) under a new token. One that only goes is to the
-cluster the end of a client too: it never uses that lane again before all others. All clients of a process are one
-worker. Once a request is in the queue, whatever fails leaves its outcome unknown.
+cluster the end of a client too: it never uses that lane again before all others. Clients are of two workers where the
+plan has two certificates, and each tries what the other left behind as well. Once a request is in the queue, whatever
+fails leaves its outcome unknown.
 """
 
 from __future__ import annotations
@@ -19,47 +22,70 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import grpc
+
 from chaos.workloads.logical import LogicalClient, NotDoneError
 from chaos.workloads.operations import Answer, Bench, Operation
 from chaos.workloads.plan import setting, tag_of
 from chaos.workloads.tree import record_of
-from hypercluster.client.answers import raise_unless_ok
+from hypercluster.client.answers import from_rpc, raise_unless_ok
 from hypercluster.client.file_ops import FileOps
 from hypercluster.client.stubs import coordination_service
 from hypercluster.client.workspace import Workspace
 from hypercluster.errors import HyperClusterError, OutcomeUnknownError
-from hypercluster.limits import LOCK_GRACE_MS, LOCK_TTL_MS
+from hypercluster.limits import LOCK_GRACE_MS, LOCK_MARGIN_MS, LOCK_TTL_MS
 from hypercluster.pb.v1 import command_pb2 as command_pb
 from hypercluster.pb.v1 import coordination_command_pb2 as lock_pb
 from hypercluster.pb.v1 import coordination_pb2 as event_pb
 
-WORKER = "one"  # in the history; the certificate of all these clients is one
 LOCK_LANES = range(6, 14)  # to the cluster each is a client of its own
+SEMAPHORE, PERMITS = "permits", 2
+EVERYTHING = "*"  # the key of a look at all locks
 WAIT_MS = 1_500
 LOOK_S = 0.05  # between two looks at a request that waits
 LOST_S = 2.0  # how much later than the cluster a wait is given up
+LIFE_S = (LOCK_TTL_MS + LOCK_GRACE_MS) / 1_000
 RENEW_S = LOCK_TTL_MS / 3_000
-PAUSE_S = (LOCK_TTL_MS + LOCK_GRACE_MS) / 1_000 + 1.0
-PAUSED = 0.03  # share of the turns of a holder in which it falls asleep
+PAUSES_S = (LIFE_S - 3.0, LIFE_S - 1.0, LIFE_S + 1.0, LIFE_S + 3.0)
+PAUSED = 0.05  # share of the turns of a holder in which it falls asleep
 RENEWS = 0.15  # share of the turns of a holder in which it renews before it has to
-LEAVES = 0.02  # share of the turns of a holder in which it goes and leaves its lock behind
+LEAVES = 0.03  # share of the turns of a holder in which it goes and leaves its lock behind
+LOOKS = 0.06  # share of all turns in which somebody looks at all locks
+STAYS = 0.1  # share of the renewals after which a holder stays with the node that answered
+STAYS_S = 12.0  # for so long it gives nothing back
+STAYS_CALL_S = 3.0  # how long it waits for that node
+BELIEVES_S = LIFE_S - LOCK_MARGIN_MS / 1_000  # for so long after a renewal it asks nobody else
 LEFT_KEPT = 20
-SILENT_S = LOCK_TTL_MS / 1_000 + 1.0  # whoever has been gone for so long may be followed soon
+FOLLOWED_S = (2.0, LIFE_S - 0.4)  # how soon somebody tries to take over what was left; the cluster says when it may
+FOREIGN = 0.4  # share of the tries at what another worker left
 
-KINDS = {"exclusive": lock_pb.LOCK_KIND_EXCLUSIVE, "shared": lock_pb.LOCK_KIND_SHARED}
+KINDS = {
+    "exclusive": lock_pb.LOCK_KIND_EXCLUSIVE,
+    "shared": lock_pb.LOCK_KIND_SHARED,
+    "permit": lock_pb.LOCK_KIND_PERMIT,
+}
+KIND_NAMES = {number: name for name, number in KINDS.items()}
+STATE_NAMES = {
+    lock_pb.LOCK_STATE_QUEUED: "queued",
+    lock_pb.LOCK_STATE_HELD: "held",
+    lock_pb.LOCK_STATE_GRACE: "grace",
+}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Held:
-    """What a client believes to hold."""
+    """What a client believes to hold. `node`: the only one it asks, until it believes no more."""
 
     key: str
     kind: str
     lock_id: int
     token: int
+    worker: str
     renewed_s: float
     asleep_until_s: float = 0.0
-    left_s: float = 0.0
+    node: str = ""
+    stays_until_s: float = 0.0
+    followed_s: float = 0.0  # once it was left: when somebody tries to take it over
 
 
 class Locks:
@@ -73,7 +99,7 @@ class Locks:
     async def prepare(self, bench: Bench) -> None:
         plan = bench.plan
         self._rng = random.Random(bench.rng.getrandbits(64))
-        count = setting(plan, "targets", 3, 1, 100)
+        count = setting(plan, "targets", 6, 1, 100)
         self._paused = setting(plan, "paused_percent", int(PAUSED * 100), 0, 100) / 100
         label = f"locks-{tag_of(plan.seed)}"
 
@@ -93,16 +119,24 @@ class Locks:
         self._bury(who)
         held = self._held.get(who.name)
         now_s = time.monotonic()
+        if held is not None and held.asleep_until_s > now_s:
+            return None
+        if self._rng.random() < LOOKS:
+            return self._look()
         if held is None:
             return self._draw_free(who)
-        if held.asleep_until_s > now_s:
-            return None
         if held.asleep_until_s:  # it wakes, and knows nothing of the time that has passed
             held.asleep_until_s = 0.0
-            return self._write(held)
+            return self._write(held) if self._rng.random() < 0.7 else self._renew(held)
+        return self._draw_held(who, held, now_s)
+
+    def _draw_held(self, who: LogicalClient, held: Held, now_s: float) -> Operation | None:
         if self._rng.random() < self._paused:
-            held.asleep_until_s = now_s + PAUSE_S
+            held.asleep_until_s = now_s + self._rng.choice(PAUSES_S)
             return None
+        stays = held.node != "" and now_s < held.stays_until_s
+        if stays:
+            return self._renew(held) if self._rng.random() < 0.6 else self._write(held)
         if now_s - held.renewed_s > RENEW_S or self._rng.random() < RENEWS:
             return self._renew(held)
         if self._rng.random() < LEAVES:
@@ -112,11 +146,23 @@ class Locks:
         return self._write(held) if self._rng.random() < 0.7 else self._release(held)
 
     def _draw_free(self, who: LogicalClient) -> Operation:
-        if self._left and self._rng.random() < (0.7 if time.monotonic() > self._left[0].left_s + SILENT_S else 0.02):
-            return self._reclaim(self._left.popleft())
+        left = self._to_follow(who)
+        if left is not None:
+            return self._reclaim(left, who.worker)
+        if self._rng.random() < 0.2:
+            return self._acquire(SEMAPHORE, "permit", wait=self._rng.random() < 0.7)
         key = self._rng.choice(sorted(self._inodes))
         kind = "exclusive" if self._rng.random() < 0.75 else "shared"
         return self._acquire(key, kind, wait=self._rng.random() < 0.7)
+
+    def _to_follow(self, who: LogicalClient) -> Held | None:
+        """What was left behind, the oldest first; some of it by the other worker, of whom nothing can be had."""
+        foreign, now_s = self._rng.random() < FOREIGN, time.monotonic()
+        for left in self._left:
+            if now_s >= left.followed_s and (left.worker != who.worker) == foreign:
+                self._left.remove(left)
+                return left
+        return None
 
     def _bury(self, who: LogicalClient) -> None:
         """Of the clients that had this one's place before: "locks-7-w3.1" of "locks-7-w3.2"."""
@@ -126,30 +172,39 @@ class Locks:
 
     def _leave(self, name: str) -> None:
         held = self._held.pop(name)
-        held.left_s = time.monotonic()
+        held.followed_s = time.monotonic() + self._rng.uniform(*FOLLOWED_S)
         self._left.append(held)
 
     # --- operations ---------------------------------------------------------------------------------
 
     def _acquire(self, key: str, kind: str, *, wait: bool) -> Operation:
         handle_id = next(self._handles)
-        target = lock_pb.LockTarget(inode_id=self._inodes[key])
         op = lock_pb.LockAcquire(
-            target=target, kind=KINDS[kind], handle_id=handle_id, wait=wait, wait_ms=WAIT_MS if wait else 0
+            target=self._target(key),
+            kind=KINDS[kind],
+            handle_id=handle_id,
+            wait=wait,
+            wait_ms=WAIT_MS if wait else 0,
+            permits=PERMITS if key == SEMAPHORE else 0,
         )
 
         async def run(who: LogicalClient) -> Answer:
             called_s = time.monotonic()
             ack = await self._command(who, lock_pb.CoordinationCommand(lock_acquire=op), "acquire")
-            extra: dict[str, object] = {"worker": WORKER, "immediate": True}
+            extra: dict[str, object] = {"immediate": True}
             token, renewed_s = ack.token, called_s
             if ack.state == lock_pb.LOCK_STATE_QUEUED:
-                extra = {"worker": WORKER, "queued_ns": time.monotonic_ns()}
+                extra = {"queued_ns": time.monotonic_ns()}
                 token, renewed_s = await self._granted(who, ack.lock_id), 0.0
-            self._held[who.name] = Held(key, kind, ack.lock_id, token, renewed_s)
-            return Answer({"token": token, "lock_id": ack.lock_id}, extra)
+            self._held[who.name] = Held(key, kind, ack.lock_id, token, who.worker, renewed_s)
+            return Answer({"token": token, "lock_id": ack.lock_id}, {"worker": who.worker, **extra, **_permits(key)})
 
         return Operation("acquire", key, run, {"kind": kind, "wait": wait})
+
+    def _target(self, key: str) -> lock_pb.LockTarget:
+        if key == SEMAPHORE:
+            return lock_pb.LockTarget(name=SEMAPHORE)
+        return lock_pb.LockTarget(inode_id=self._inodes[key])
 
     async def _granted(self, who: LogicalClient, lock_id: int) -> int:
         """The token, once the wait is over. Raises NotDoneError when it ended without a grant, which a linearizable
@@ -168,16 +223,21 @@ class Locks:
             await asyncio.sleep(LOOK_S)
         raise OutcomeUnknownError("the wait did not end in its time")
 
-    def _reclaim(self, left: Held) -> Operation:
+    def _reclaim(self, left: Held, worker: str) -> Operation:
         op = lock_pb.LockReclaim(lock_id=left.lock_id, token=left.token, handle_id=next(self._handles))
 
         async def run(who: LogicalClient) -> Answer:
-            ack = await self._command(who, lock_pb.CoordinationCommand(lock_reclaim=op), "reclaim")
-            self._held[who.name] = Held(left.key, left.kind, ack.lock_id, ack.token, 0.0)
-            return Answer({"token": ack.token, "lock_id": ack.lock_id}, {"worker": WORKER})
+            try:
+                ack = await self._command(who, lock_pb.CoordinationCommand(lock_reclaim=op), "reclaim")
+            except HyperClusterError as error:
+                if worker != left.worker or error.reason == "HOLDER_ALIVE":
+                    self._left.appendleft(left)  # as far as anybody knows it is there as it was
+                raise
+            self._held[who.name] = Held(left.key, left.kind, ack.lock_id, ack.token, worker, 0.0)
+            return Answer({"token": ack.token, "lock_id": ack.lock_id}, _permits(left.key))
 
         asked = {"token": left.token, "lock_id": left.lock_id, "kind": left.kind}
-        return Operation("reclaim", left.key, run, asked)
+        return Operation("reclaim", left.key, run, asked, extra={"worker": worker})
 
     def _renew(self, held: Held) -> Operation:
         request = event_pb.RenewRequest(
@@ -187,9 +247,7 @@ class Locks:
 
         async def run(who: LogicalClient) -> Answer:
             called_s = time.monotonic()
-            answer: event_pb.RenewResponse = await who.client.nodes.read(
-                lambda channel, timeout: coordination_service(channel).Renew(request, timeout=timeout), "renew"
-            )
+            answer = await self._ask(who, held, request)
             state = answer.locks[0].state
             if state == lock_pb.LOCK_STATE_FREE:
                 self._held.pop(who.name, None)
@@ -197,18 +255,39 @@ class Locks:
             if state != lock_pb.LOCK_STATE_HELD:
                 raise NotDoneError("NO_VERDICT")  # asked again in the next turn; the lease is as long as it was
             held.renewed_s = called_s
+            if not held.node and self._rng.random() < STAYS:
+                held.node, held.stays_until_s = who.client.nodes.leader, called_s + STAYS_S
             return Answer()
 
         return self._using("renew", held, run)
+
+    async def _ask(self, who: LogicalClient, held: Held, request: event_pb.RenewRequest) -> event_pb.RenewResponse:
+        """Raises NotDoneError when nobody answers: then the lease is as long as it was, for all its holder knows."""
+        now_s = time.monotonic()
+        if held.node and now_s > max(held.stays_until_s, held.renewed_s + BELIEVES_S):
+            held.node = ""
+        try:
+            if held.node:
+                service = coordination_service(who.client.nodes.channel(held.node))
+                answer: event_pb.RenewResponse = await service.Renew(request, timeout=STAYS_CALL_S)
+                return answer
+            return await who.client.nodes.read(
+                lambda channel, timeout: coordination_service(channel).Renew(request, timeout=timeout), "renew"
+            )
+        except grpc.aio.AioRpcError as error:
+            raise NotDoneError(from_rpc(error, "renew").reason) from error
 
     def _write(self, held: Held) -> Operation:
         number = next(self._records)
 
         async def run(who: LogicalClient) -> Answer:
             guard = lock_pb.Guard(token=held.token)
+            if held.key == SEMAPHORE:
+                guard.target.CopyFrom(self._target(SEMAPHORE))
+            inode_id = self._inodes.get(held.key) or next(iter(self._inodes.values()))
             ops = FileOps(who.client, self._workspace_id).guarded(lambda: [guard])
             try:
-                done = await ops.append(self._inodes[held.key], record_of(f"{held.token}-{number}"))
+                done = await ops.append(inode_id, record_of(f"{held.token}-{number}"))
             except Exception as error:
                 if getattr(error, "reason", "") == "FENCED":
                     self._held.pop(who.name, None)
@@ -228,6 +307,26 @@ class Locks:
 
         return self._using("release", held, run)
 
+    def _look(self) -> Operation:
+        """All locks at one moment."""
+
+        async def run(who: LogicalClient) -> Answer:
+            workspace = Workspace(who.client, self._workspace_id, self._name)
+            names = {inode_id: key for key, inode_id in self._inodes.items()}
+            locks = [
+                {
+                    "key": names.get(lock.target.inode_id, lock.target.name),
+                    "kind": KIND_NAMES[lock.kind],
+                    "state": STATE_NAMES[lock.state],
+                    "token": lock.token,
+                    "permits": lock.permits,
+                }
+                for lock in await workspace.locks()
+            ]
+            return Answer(locks)
+
+        return Operation("look", EVERYTHING, run)
+
     def _using(self, name: str, held: Held, run: Callable[[LogicalClient], Awaitable[Answer]]) -> Operation:
         return Operation(name, held.key, run, {"token": held.token, "lock_id": held.lock_id})
 
@@ -239,3 +338,7 @@ class Locks:
         if settled.file is None:
             raise OutcomeUnknownError(f"{what}: the acknowledgement has no details")
         return settled.file.lock
+
+
+def _permits(key: str) -> dict[str, object]:
+    return {"permits": PERMITS} if key == SEMAPHORE else {}

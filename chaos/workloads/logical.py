@@ -29,15 +29,16 @@ DEADLINE_MS = 5_000
 READ_DEADLINE_MS = 3_000
 LONGEST_MS = 5_000  # a process must end within 10 s, whatever is open
 CLOSE_S = 2.0
+WORKERS = ("one", "two")  # as the history names the plan's two certificates
 
 
-def settings_under_faults(plan: LoadPlan) -> ClientSettings:
+def settings_under_faults(plan: LoadPlan, client_file: str) -> ClientSettings:
     lane = LaneSettings(
         no_leader_ns=setting(plan, "no_leader_ms", NO_LEADER_MS, 1, LONGEST_MS) * MS_NS,
         deadline_ns=setting(plan, "deadline_ms", DEADLINE_MS, 1, LONGEST_MS) * MS_NS,
     )
     read_ms = setting(plan, "read_deadline_ms", READ_DEADLINE_MS, 1, LONGEST_MS)
-    return replace(read_settings(Path(plan.client_file)), lane=lane, read_deadline_s=read_ms / 1_000)
+    return replace(read_settings(Path(client_file)), lane=lane, read_deadline_s=read_ms / 1_000)
 
 
 class NotDoneError(Exception):
@@ -76,11 +77,13 @@ class LastKey:
 
 @dataclass(slots=True)
 class LogicalClient:
-    """`name` stands in the history; `seen_index` is the highest Raft index an answer named."""
+    """`name` stands in the history; `seen_index` is the highest Raft index an answer named. `worker`: whose certificate
+    it has."""
 
     name: str
     client: Client
     last_key: LastKey
+    worker: str = WORKERS[0]
     seen_index: int = 0
 
     def saw(self, raft_index: int) -> None:
@@ -98,7 +101,8 @@ class Crew:
     """Makes logical clients and closes them all in the end."""
 
     def __init__(self, plan: LoadPlan, rng: random.Random) -> None:
-        self._settings = settings_under_faults(plan)
+        files = [plan.client_file, *([plan.other_client_file] if plan.other_client_file else [])]
+        self._settings = [settings_under_faults(plan, client_file) for client_file in files]
         self._label = f"{plan.workload}-{tag_of(plan.seed)}"
         self._rng = rng
         self._made: dict[str, int] = {}
@@ -109,8 +113,10 @@ class Crew:
         number = self._made[place] = self._made.get(place, 0) + 1
         name = f"{self._label}-{place}.{number}"
         last_key = LastKey()
-        client = Client(self._settings, name=name, journal=last_key, rng=random.Random(self._rng.getrandbits(64)))
-        made = LogicalClient(name, await client.__aenter__(), last_key)
+        turn = int(place[1:]) % len(self._settings) if place[1:].isdigit() else 0
+        settings = self._settings[turn]
+        client = Client(settings, name=name, journal=last_key, rng=random.Random(self._rng.getrandbits(64)))
+        made = LogicalClient(name, await client.__aenter__(), last_key, WORKERS[turn])
         self._open[name] = made
         return made
 
