@@ -77,6 +77,8 @@ _SPAN_S: Final = {
 _NEXT: Final = {HELD: GRACE, GRACE: FREE, QUEUED: FREE}
 TTL_S: Final = LOCK_TTL_MS / 1000
 # A full TTL (WS-43), and what of the grace a holder may count on: after that it knows that its lock may be another's.
+# No shorter time is as safe: a holder that renewed and was cut off then counts on its lock for so long from when it
+# sent the renewal; after a TTL alone another would have it for a second meanwhile.
 SILENCE_S: Final = (LOCK_TTL_MS + LOCK_GRACE_MS - LOCK_MARGIN_MS) / 1000
 
 

@@ -21,6 +21,7 @@ class VirtualTurns:
 
     def __init__(self) -> None:
         self.now_s = 1_000.0
+        self.wall_offset_ns = 0  # of the wall clock, which may jump
         self._soon: deque[Handle] = deque()
         self._timers: list[tuple[float, int, Handle]] = []
         self._order = 0
@@ -35,7 +36,7 @@ class VirtualTurns:
         return int(self.now_s * 1e9)
 
     def wall_ns(self) -> int:
-        return 1_700_000_000_000_000_000 + int(self.now_s * 1e9)
+        return 1_700_000_000_000_000_000 + int(self.now_s * 1e9) + self.wall_offset_ns
 
     def call_soon(self, callback: Callable[[], Any], /) -> Handle:
         handle = Handle(callback)

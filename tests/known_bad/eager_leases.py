@@ -1,4 +1,5 @@
-"""Known-bad builds of leases (D-6, WS-43): each breaks one rule by which two clients never hold one lock.
+"""Known-bad builds of leases (D-6, WS-43, WS-44): each breaks one rule by which two clients never hold one lock, or
+what is open is kept.
 
 Each is a context manager; `install` patches this process for good, for the entry point of a test build. The product has
 no setting that does any of it.
@@ -10,8 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
+from hypercluster.node import lease_timers, open_leases
 from hypercluster.node.lease_timers import LeaseTimers
 from hypercluster.node.leases import Leases
+from hypercluster.node.open_leases import OpenLeases
 from hypercluster.node.reads import ReadPoint, Reads
 
 _for_good = ExitStack()
@@ -89,12 +92,34 @@ def hasty_reclaim() -> AbstractContextManager[None]:
     return _patched(LeaseTimers, "reclaim_pause_s", lambda self, lock_id, now_s: 0.0)
 
 
+def reclaim_after_a_ttl() -> AbstractContextManager[None]:
+    """A reclaim waits for a TTL of silence, and not until the silent holder has stopped counting on its lock."""
+
+    def without(self: LeaseTimers, lock_id: int, now_s: float) -> float:
+        return max(0.0, pause_s(self, lock_id, now_s) - (lease_timers.SILENCE_S - lease_timers.TTL_S))
+
+    pause_s = LeaseTimers.reclaim_pause_s
+    return _patched(LeaseTimers, "reclaim_pause_s", without)
+
+
+def hasty_ends() -> AbstractContextManager[None]:
+    """A new leader ends the open leases that nobody has reported to it yet."""
+
+    def without(self: OpenLeases, key: tuple[bytes, str], inode_id: bytes, now_s: float) -> None:
+        self._workers.setdefault(key, open_leases._Opens()).logged.add(inode_id)
+        self._changed[key] = None
+
+    return _patched(OpenLeases, "_take_in", without)
+
+
 BUILDS: Mapping[str, Callable[[], AbstractContextManager[None]]] = {
     "renew_without_round": no_round,
     "renew_without_verdict": no_verdict,
     "leases_of_another_term": old_timers,
     "hasty_reclaim": hasty_reclaim,
+    "reclaim_after_a_ttl": reclaim_after_a_ttl,
 }
+OPEN_BUILDS: Mapping[str, Callable[[], AbstractContextManager[None]]] = {"hasty_ends": hasty_ends}
 
 
 def install(name: str) -> None:

@@ -146,7 +146,15 @@ class LockNode(Node):
         return asyncio.create_task(run())
 
     async def renew(self, *asked: tuple[int, int], caller: Caller = CALLER) -> list[Renewed]:
-        task = self.renewing(*asked, caller=caller)
+        return await self.finish(self.renewing(*asked, caller=caller))
+
+    async def turn(self) -> None:
+        """What a renewal does before it waits for its round."""
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    async def finish(self, task: asyncio.Task[list[Renewed]]) -> list[Renewed]:
+        """Confirms its round, and commits what it waits for."""
         for _ in range(200):
             await asyncio.sleep(0)
             self.engine.confirm_reads(self.host.applied_index)
