@@ -35,6 +35,8 @@ class Draw:
     learners: int = 0
     client_wake_s: float = WAKE_S
     lock_clients: int = 0
+    takes_over: bool = False
+    semaphores: bool = False
 
 
 def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:
@@ -66,13 +68,16 @@ def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:
         promote_lag_entries_max=20,
     )
     # Each of their operations is an entry of its own: the seeds that have them cost half as much again.
-    lock_clients = random.Random(f"locks/{seed}").choice([0, 2])
+    locks = random.Random(f"locks/{seed}")
+    lock_clients = locks.choice([0, 2])
+    takes_over, semaphores, opens = (lock_clients > 0 and locks.random() < share for share in (0.6, 0.5, 0.3))
     tuning = NodeTuning(
         segment_bytes=rng.choice([64, 256, 1024]) * 1024,
         flush_entries=rng.choice([5, 40, 400]),
         engine=engine,
         batch_ops=rng.choice([4, 32, 256]),
         leases=lock_clients > 0,
+        opens=opens,
     )
     return Draw(
         seed,
@@ -85,6 +90,8 @@ def draw(seed: int, *, nodes: int = 0, operations: int = 0) -> Draw:
         disk,
         tuning,
         lock_clients=lock_clients,
+        takes_over=takes_over,
+        semaphores=semaphores,
     )
 
 

@@ -20,6 +20,7 @@ import pytest
 from tests.known_bad.ablations import ablate
 from tests.known_bad.dedupe_off import dedupe_off
 from tests.known_bad.eager_leases import BUILDS as LEASE_BUILDS
+from tests.known_bad.eager_leases import OPEN_BUILDS
 from tests.known_bad.lock_builds import BUILDS as LOCK_BUILDS
 from tests.simulation.run import prepare, run_seed
 
@@ -49,6 +50,9 @@ DEFECTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "granted while held": partial(_locks, "granted_while_held"),
     "tokens forgotten by a restart": partial(_locks, "tokens_forgotten_by_a_restart"),
     "expiries without guards": partial(_locks, "steps_without_guards"),
+    "one permit too many": partial(_locks, "one_permit_too_many"),
+    "takeovers from whoever is there": LEASE_BUILDS["hasty_reclaim"],
+    "open leases end with their leader": OPEN_BUILDS["hasty_ends"],
     "renewals without a verdict": LEASE_BUILDS["renew_without_verdict"],
     "renewals without a round": LEASE_BUILDS["renew_without_round"],
 }

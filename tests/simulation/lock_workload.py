@@ -1,16 +1,17 @@
-"""Simulated clients that lock, renew, write under their token, fall asleep, crash, and wait in the queue.
+"""Simulated clients that lock, renew, write under their token, fall asleep, crash, wait in the queue, and take over
+what silent ones of their worker hold.
 
 Owns: `LockWorkload`: what such a client does next, its renewals, and what it counts on (told to LockRules).
 Never: the clock of a node; a belief that no answer gave it: it counts a lease from when it sent what was answered.
 Invariants: it holds or waits for one lock at a time. Who sleeps renews nothing and, awake again, writes with
-the token it remembers; who crashes forgets its lock, which stands until the cluster ends it.
+the token it remembers; who crashes forgets its lock, which stands until the cluster ends it, and is silent for a while.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from hypercluster.client.lane_types import Settled, Verdict
@@ -21,13 +22,18 @@ from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
 from hypercluster.state_machine.outcome import FENCED
 from tests.simulation.events import EventQueue
 from tests.simulation.lock_rules import LockRules, Target
-from tests.simulation.sim_leases import COUNTED_ON_S, TTL_S
+from tests.simulation.open_files import OpenFiles
+from tests.simulation.sim_leases import COUNTED_ON_S, MARGIN_S, TTL_S
 from tests.simulation.workload import ROOT, Shared, Tokens
 
 NAMES: Final = ("l0", "l1")
+PERMITS: Final = {"s1": 1, "s2": 2}
 TURN_S: Final = (0.01, 0.06)
 SLEEP_S: Final = (0.3 * COUNTED_ON_S, 1.5 * COUNTED_ON_S)
 RENEW_S: Final = TTL_S / 3
+SILENT_S: Final = COUNTED_ON_S - MARGIN_S  # after that a lock may be taken over
+CRASHED_S: Final = 1.3 * SILENT_S
+FOLLOWED_S: Final = 0.5 * SILENT_S  # the cluster says when it may
 WAIT_MS: Final = (0, 100, 500)
 KINDS: Final = (lock_pb.LOCK_KIND_EXCLUSIVE, lock_pb.LOCK_KIND_EXCLUSIVE, lock_pb.LOCK_KIND_SHARED)
 
@@ -35,7 +41,9 @@ KINDS: Final = (lock_pb.LOCK_KIND_EXCLUSIVE, lock_pb.LOCK_KIND_EXCLUSIVE, lock_p
 class Renewing(Protocol):
     """Sends a renewal from the client to the node that it takes for the leader."""
 
-    def __call__(self, asked: Sequence[Asked], answered: Callable[[Sequence[Renewed]], None]) -> None: ...
+    def __call__(
+        self, asked: Sequence[Asked], opens: Sequence[bytes], answered: Callable[[Sequence[Renewed]], None]
+    ) -> None: ...
 
 
 @dataclass(slots=True)
@@ -48,28 +56,52 @@ class Mine:
     asleep_until_s: float = 0.0
 
 
+@dataclass(slots=True)
+class Left:
+    """A lock whose client fell silent."""
+
+    mine: Mine
+    client: str
+    since_s: float
+
+
+@dataclass(slots=True)
+class Lockers:
+    """What all lock clients of a run know. `takes_over`: whether they follow each other (of a share of the seeds)."""
+
+    shared: Shared
+    takes_over: bool
+    semaphores: bool
+    left: list[Left] = field(default_factory=list)
+
+
 class LockWorkload:
     def __init__(
         self,
         name: str,
         rng: random.Random,
-        shared: Shared,
+        lockers: Lockers,
         events: EventQueue,
         rules: LockRules,
         renewing: Renewing,
+        opens: OpenFiles | None,
         *,
         prepares: bool,
     ) -> None:
-        """`shared` is of the lock clients alone; one of them prepares it."""
+        """`lockers` is of the lock clients alone; one of them prepares its workspace."""
+        self._name = name
         self._tokens = Tokens(name)
         self._rng = rng
-        self._shared = shared
+        self._lockers = lockers
+        self._shared = lockers.shared
+        self._opens = opens
         self._events = events
         self._rules = rules
         self._renewing = renewing
         self._prepares = prepares
         self._mine: Mine | None = None
-        self._asked: dict[int, tuple[str, float]] = {}  # acquires on their way: name and when, by handle
+        self._asked: dict[int, tuple[str, float]] = {}  # acquires and reclaims on their way: name and when, by handle
+        self._silent_until_s = 0.0
         self._releasing = self._preparing = False
         self._next_s = 0.0
         self.stopped = False
@@ -81,12 +113,16 @@ class LockWorkload:
         now_s, rng = self._events.now, self._rng
         if not self._shared.files:
             return self._prepare()
+        if now_s < self._silent_until_s:
+            return None
+        if self._opens is not None and (command := self._opens.next_command()) is not None:
+            return command
         if now_s < self._next_s or self._asked or self._releasing:
             return None
         self._next_s = now_s + rng.uniform(*TURN_S)
         mine = self._mine
         if mine is None:
-            return self._acquire()
+            return self._take_over() or self._acquire()
         if not mine.token or now_s < mine.asleep_until_s:
             return None
         chance = rng.random()
@@ -94,9 +130,11 @@ class LockWorkload:
             mine.asleep_until_s = 0.0  # it wakes, and knows nothing of the time that has passed
         elif chance < 0.04:
             mine.asleep_until_s = now_s + rng.uniform(*SLEEP_S)
+            self._falls_silent(mine, mine.asleep_until_s)
             return None
         elif chance < 0.06:
             self._mine = None  # crashed
+            self._falls_silent(mine, now_s + CRASHED_S)
             return None
         elif chance < 0.16:
             return self._release(mine)
@@ -124,13 +162,35 @@ class LockWorkload:
         else:
             self._shared.workspace_id = settled.file.inode_id
 
+    def _falls_silent(self, mine: Mine, until_s: float) -> None:
+        if self._lockers.takes_over:
+            self._silent_until_s = until_s
+            self._lockers.left.append(Left(mine, self._name, self._events.now))
+
+    def _take_over(self) -> tuple[bytes, bytes, bytes] | None:
+        now_s, left = self._events.now, self._lockers.left
+        due = [one for one in left if one.client != self._name and now_s > one.since_s + FOLLOWED_S]
+        if not due:
+            return None
+        self._lockers.left = [one for one in left if one not in due]
+        mine, handle_id = due[-1].mine, self._new_handle()
+        self._asked[handle_id] = mine.name, now_s
+        self._rules.wants(self._target(mine.name), mine.lock_id)
+        op = lock_pb.LockReclaim(lock_id=mine.lock_id, token=mine.token, handle_id=handle_id)
+        return self._of(lock_pb.CoordinationCommand(lock_reclaim=op))
+
+    def _new_handle(self) -> int:
+        return int(self._tokens.next().rpartition("-")[2])
+
     def _acquire(self) -> tuple[bytes, bytes, bytes]:
-        rng, handle_id = self._rng, int(self._tokens.next().rpartition("-")[2])
-        name = rng.choice(NAMES)
+        rng, handle_id = self._rng, self._new_handle()
+        permit = self._lockers.semaphores and rng.random() < 0.3
+        name = rng.choice([*PERMITS]) if permit else rng.choice(NAMES)
         wait = rng.random() < 0.8
         op = lock_pb.LockAcquire(
             target=lock_pb.LockTarget(name=name),
-            kind=rng.choice(KINDS),
+            kind=lock_pb.LOCK_KIND_PERMIT if permit else rng.choice(KINDS),
+            permits=PERMITS.get(name, 0),
             handle_id=handle_id,
             wait=wait,
             wait_ms=rng.choice(WAIT_MS) if wait else 0,
@@ -162,12 +222,19 @@ class LockWorkload:
 
     def settled(self, command: bytes, settled: Settled) -> None:
         parsed = pb.Command.FromString(command)
-        if parsed.HasField("workspace_create") or parsed.file.HasField("create"):
+        named = parsed.file.HasField("create") or parsed.file.HasField("unlink")
+        if self._opens is not None and named and self._opens.is_of(parsed.file):
+            self._opens.settled(parsed.file, settled)
+        elif parsed.HasField("workspace_create") or named:
             self._prepared(settled)
         elif parsed.HasField("file"):
             self._written(parsed.file.guards[0].token, settled)
         elif parsed.coordination.HasField("lock_release"):
             self._releasing = False
+        elif parsed.coordination.HasField("lock_reclaim"):
+            self._acquired(parsed.coordination.lock_reclaim.handle_id, settled)
+            if settled.verdict is Verdict.OK:
+                self._rules.took()
         else:
             self._acquired(parsed.coordination.lock_acquire.handle_id, settled)
 
@@ -194,13 +261,19 @@ class LockWorkload:
         if self.stopped:
             return
         mine, sent_s = self._mine, self._events.now
-        if mine is not None and sent_s >= mine.asleep_until_s:
-            held = mine
+        if mine is not None and sent_s < mine.asleep_until_s:
+            mine = None
+        inode_id = self._opens.inode_id if self._opens is not None else b""
+        if (mine is not None or inode_id) and sent_s >= self._silent_until_s:
 
             def answered(found: Sequence[Renewed]) -> None:
-                self._renewed(held, sent_s, found[0])
+                if mine is not None:
+                    self._renewed(mine, sent_s, found[0])
+                if self._opens is not None:
+                    self._opens.reported(inode_id, sent_s)
 
-            self._renewing([Asked(mine.lock_id, mine.token)], answered)
+            asked = [Asked(mine.lock_id, mine.token)] if mine is not None else []
+            self._renewing(asked, [inode_id] if inode_id else [], answered)
         self._events.after(RENEW_S * self._rng.uniform(0.5, 1.0), self._renew)
 
     def _renewed(self, mine: Mine, sent_s: float, found: Renewed) -> None:

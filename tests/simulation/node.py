@@ -23,13 +23,15 @@ from hypercluster.node.dedupe import stored_answer
 from hypercluster.node.fanout import Fanout
 from hypercluster.node.leases import Leases
 from hypercluster.node.op_log import stored_op_log
+from hypercluster.node.open_leases import OpenLeases
 from hypercluster.node.opening import referenced_hashes
 from hypercluster.node.own_lane import OwnLane
 from hypercluster.node.proposer import Admission, Proposer, ProposerSettings
 from hypercluster.node.rate_limit import RateSettings
 from hypercluster.node.reads import Reads
+from hypercluster.node.reaping import Reaping
 from hypercluster.node.standing import Standing
-from hypercluster.node.words import Caller, Verdict
+from hypercluster.node.words import Verdict
 from hypercluster.pb.v1 import command_pb2 as pb
 from hypercluster.pb.v1.peer_pb2 import PeerFrame
 from hypercluster.raft.adapter import RaftEngine
@@ -47,8 +49,9 @@ from tests.simulation.events import EventQueue, NodeClock, Timer
 from tests.simulation.invariants import Invariants, ViolationError
 from tests.simulation.lock_rules import LockRules
 from tests.simulation.network import SimNetwork, SimTransport
+from tests.simulation.open_files import OpenRules
 from tests.simulation.sim_disk import PowerCut, SimDisk
-from tests.simulation.sim_leases import LeaseClock, look_after
+from tests.simulation.sim_leases import LeaseClock, caller_of, look_after, shortened
 
 CLUSTER = ClusterId(b"c" * 16)
 HISTORY = HistoryId(b"h" * 16)
@@ -192,6 +195,7 @@ class Life:
     transport: SimTransport
     fanout: Fanout
     leases: Leases
+    opens: OpenLeases | None = None
 
 
 class WatchedTransport(SimTransport):
@@ -232,8 +236,9 @@ class WatchedHost(ApplyLoop):
     def apply(self, index: Any, term: Any, payload: bytes, context: object) -> Any:
         applied = super().apply(index, term, payload, context)
         self.node.invariants.applies(self.node.node_id, index, term, payload, applied.digest)
-        if self.node.lock_rules is not None:
-            self.node.lock_rules.applied(index, applied.events)
+        node = self.node
+        if node.lock_rules is not None and node.lock_rules.applied(index, applied.events) and node.open_rules:
+            node.open_rules.applied(index, applied.changes)
         return applied
 
     def state_replaced(self) -> None:
@@ -255,6 +260,7 @@ class NodeTuning:
     engine: EngineSettings = field(default_factory=EngineSettings)
     batch_ops: int = 64
     leases: bool = False  # the leader looks after them
+    opens: bool = False  # and after what is held open
 
 
 class SimNode:
@@ -262,6 +268,7 @@ class SimNode:
 
     scope = SCOPE
     lock_rules: LockRules | None = None
+    open_rules: OpenRules | None = None
 
     def __init__(
         self,
@@ -385,11 +392,16 @@ class SimNode:
             history_id=HISTORY,
         )
         lane = OwnLane(proposer, standing, random_bytes=self._rng.randbytes)
-        leases = Leases(storage.store, reads, standing, lane, loop, LeaseClock(self.clock), self.metrics)
+        clock = LeaseClock(self.clock)
+        leases = Leases(storage.store, reads, standing, lane, loop, clock, self.metrics)
         self.life = Life(loop, wal, machine, engine, driver, host, proposer, transport, fanout, leases)
         driver.run(engine)
-        if tuning.leases:
-            look_after(leases, loop)
+        if tuning.opens:
+            self.life.opens = OpenLeases(storage.store, standing, OwnLane(proposer, standing), clock, self.metrics)
+            reaping = Reaping(storage.store, standing, OwnLane(proposer, standing), clock, self.metrics)
+            look_after([leases, self.life.opens, reaping], loop)
+        elif tuning.leases:
+            look_after([leases], loop)
 
     def crash(self) -> None:
         """Power off: the sync that was under way may have written some of its bytes."""
@@ -432,10 +444,10 @@ class SimNode:
             return False
 
         def answer(verdicts: Any) -> None:
-            found: list[Verdict] = list(verdicts)
+            found: list[Verdict] = shortened(verdicts)
             sink(list(pb.AcksBatch.FromString(encode(found)).acks))
 
-        caller = Caller(principal, SCOPE, principal)
+        caller = caller_of(principal, SCOPE)
         self.gate.do(principal, lambda: life.proposer.submit(message, caller, answer))
         return True
 

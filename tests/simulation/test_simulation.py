@@ -18,7 +18,11 @@ from tests.simulation.world import Summary
 FIRST = int(os.environ.get("SIM_FIRST", "100000"))
 SEEDS = int(os.environ.get("SIM_SEEDS", "300"))
 OPERATIONS = 300
-LOCK_SEEDS = [seed for seed in range(40) if draw(seed).lock_clients][:12]
+DRAWN = {seed: draw(seed) for seed in range(120)}
+LOCK_SEEDS = [seed for seed, drawn in DRAWN.items() if drawn.lock_clients][:12]
+TAKING = [seed for seed, drawn in DRAWN.items() if drawn.takes_over][:12]
+OPENING = [seed for seed, drawn in DRAWN.items() if drawn.tuning.opens][:12]
+PERMITTING = [seed for seed, drawn in DRAWN.items() if drawn.semaphores][:12]
 
 
 def _short(seed: int) -> tuple[int, Summary | str]:
@@ -39,21 +43,28 @@ def test_short_runs_hold() -> None:
     assert sum(s.reads for s in held) > SEEDS
     assert sum(s.guarded for s in held) > SEEDS, "locks must be held and written under"
     assert sum(s.fenced for s in held) >= SEEDS // 60, "and lost"
+    assert sum(s.reclaims for s in held) >= SEEDS // 60, "and taken over"
+    assert sum(s.permits for s in held) >= SEEDS // 30, "semaphores among them"
+    assert sum(s.opens for s in held) > SEEDS // 10, "files must be held open"
+    assert sum(s.reaped for s in held) >= SEEDS // 60, "and end"
 
 
 @pytest.mark.req("CH-3", "CH-10", "WS-41", "D-10")
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "seeds", "words"),
     [
-        ("no fencing", "an old token wrote"),
-        ("no grace", "counts on it"),
-        ("tokens reused", "token fell"),
-        ("granted while held", "two|broken"),
+        ("no fencing", LOCK_SEEDS, "an old token wrote"),
+        ("no grace", LOCK_SEEDS, "counts on it"),
+        ("tokens reused", LOCK_SEEDS, "token fell"),
+        ("granted while held", LOCK_SEEDS, "two|broken"),
+        ("one permit too many", PERMITTING, "two|broken"),
+        ("takeovers from whoever is there", TAKING, "counts on it"),
+        ("open leases end with their leader", OPENING, "an open lease ended while"),
     ],
 )
-def test_broken_locks_are_seen_within_twelve_seeds(name: str, words: str) -> None:
+def test_broken_locks_are_seen_within_twelve_seeds(name: str, seeds: list[int], words: str) -> None:
     with DEFECTS[name]():
-        texts = (run_seed(seed, operations=OPERATIONS) for seed in LOCK_SEEDS)
+        texts = (run_seed(seed, operations=OPERATIONS) for seed in seeds)
         found = next((text for text in texts if isinstance(text, str)), "nothing")
     assert re.search(words, found), found
 

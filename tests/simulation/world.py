@@ -25,9 +25,10 @@ from tests.simulation.events import EventQueue
 from tests.simulation.faults import Fault
 from tests.simulation.invariants import Invariants, ViolationError
 from tests.simulation.lock_rules import LockRules
-from tests.simulation.lock_workload import LockWorkload
+from tests.simulation.lock_workload import Lockers, LockWorkload
 from tests.simulation.network import SimNetwork
 from tests.simulation.node import SCOPE, Life, SimNode
+from tests.simulation.open_files import OpenFiles, OpenRules, short_keep
 from tests.simulation.sim_leases import renew
 from tests.simulation.virtual_tasks import VirtualTasks
 from tests.simulation.workload import HUB_SPACE, FileWorkload, HubWorkload, Shared
@@ -58,6 +59,10 @@ class Summary:
     grants: int = 0
     guarded: int = 0
     fenced: int = 0
+    permits: int = 0
+    reclaims: int = 0
+    opens: int = 0
+    reaped: int = 0
     trace: str = ""
     virtual_s: float = 0.0
     checkpoints_installed: int = 0
@@ -140,10 +145,12 @@ class World:
         self._shared = Shared()
         self.clients = [self._client(i) for i in range(drawn.clients)]
         self._locked = Shared()
+        self._known = Lockers(self._locked, drawn.takes_over, drawn.semaphores)
+        self.open_rules = OpenRules(self.events, self._locked) if drawn.tuning.opens else None
         self._lockers: list[LockWorkload] = []
         self.clients += [self._lock_client(i) for i in range(drawn.lock_clients)]
         for node in self.nodes.values():
-            node.lock_rules = self.lock_rules
+            node.lock_rules, node.open_rules = self.lock_rules, self.open_rules
             self.events.after(self.rng.random() * 0.2, node.start)
         for at, fault in drawn.faults:
             self.events.at(at, partial(self._inject, fault))
@@ -177,7 +184,7 @@ class World:
         rng = random.Random(f"locks/{self.drawn.seed}/{number}")
         name = f"l{number}"
 
-        def send(asked: Sequence[Asked], answered: Callable[[Sequence[Renewed]], None]) -> None:
+        def send(asked: Sequence[Asked], opens: Sequence[bytes], answered: Callable[[Sequence[Renewed]], None]) -> None:
             names = self.voters
             node = self.nodes[client.node if rng.random() < 0.8 else rng.choice(names)]
             workspace_id, delay_s = self._locked.workspace_id, self.network.delay_s
@@ -185,9 +192,10 @@ class World:
             def back(found: Sequence[Renewed]) -> None:
                 self.events.after(delay_s(), lambda: answered(found))
 
-            self.events.after(delay_s(), lambda: renew(self.tasks, node, name, workspace_id, asked, back))
+            self.events.after(delay_s(), lambda: renew(self.tasks, node, name, workspace_id, asked, back, opens))
 
-        workload = LockWorkload(name, rng, self._locked, self.events, self.lock_rules, send, prepares=number == 0)
+        opens = None if self.open_rules is None else OpenFiles(name, rng, self._locked, self.events, self.open_rules)
+        workload = LockWorkload(name, rng, self._known, self.events, self.lock_rules, send, opens, prepares=number == 0)
         self._lockers.append(workload)
         client = SimClient(
             name,
@@ -277,7 +285,7 @@ class World:
     # --- the run ------------------------------------------------------------------------------------------------
 
     def run(self) -> Summary:
-        with self.tasks.running():
+        with self.tasks.running(), short_keep(wanted=self.drawn.tuning.opens):
             try:
                 return self.run_through()
             finally:
@@ -398,6 +406,9 @@ class World:
         out.checkpoints_installed = sum(node.installs for node in self.nodes.values())
         rules = self.lock_rules
         out.grants, out.guarded, out.fenced = rules.grants, rules.writes, rules.fenced
+        out.permits, out.reclaims = rules.permits, rules.reclaims
+        if self.open_rules is not None:
+            out.opens, out.reaped = self.open_rules.leases, self.open_rules.reaped
         out.trace = self.events.trace_digest()
         return out
 
