@@ -28,6 +28,7 @@ GRACE: Final = int(pb.LOCK_STATE_GRACE)
 FREE: Final = int(pb.LOCK_STATE_FREE)
 
 LOOKS_A_TURN: Final = 4_000
+ENDS_OVER_MAX: Final = 4_096
 RETRY_S: Final = 0.25  # a step that was judged and not made, or not judged at all, is due again after this
 
 
@@ -89,7 +90,7 @@ class LeaseTimers:
         self._leases: dict[int, Lease] = {}
         self._clients: dict[bytes, _Client] = {}
         self._due: list[tuple[float, int]] = []  # heap; what is not its lease's `entry_s` is left over from before
-        self._ends: list[tuple[int, int]] = []  # heap of waits with a deadline: stamp, lock_id
+        self._ends: list[tuple[int, int]] = []  # heap of waits with a deadline: stamp, lock_id; some are over already
         self._led_since_s: float | None = None  # None: does not lead
         self.counts: Counter[int] = Counter()  # leases by state
 
@@ -148,8 +149,7 @@ class LeaseTimers:
         else:
             client.leases += 1
         self._enter(lease, due_s)
-        if row.state == QUEUED and row.wait_until_ns:
-            heapq.heappush(self._ends, (row.wait_until_ns, row.lock_id))
+        self._enter_end(row)
 
     def _drop(self, lock_id: int) -> None:
         lease = self._leases.pop(lock_id, None)
@@ -166,6 +166,17 @@ class LeaseTimers:
         if lease.entry_s is None or when_s < lease.entry_s:
             lease.entry_s = when_s
             heapq.heappush(self._due, (when_s, lease.row.lock_id))
+
+    def _enter_end(self, row: LockRow) -> None:
+        """A deadline may be a day away, and the wait over at once: what such waits leave behind goes when it has become
+        more than what is there."""
+        if row.state != QUEUED or not row.wait_until_ns:
+            return
+        heapq.heappush(self._ends, (row.wait_until_ns, row.lock_id))
+        if len(self._ends) > ENDS_OVER_MAX + 2 * self.counts[QUEUED]:
+            rows = (lease.row for lease in self._leases.values())
+            self._ends = [(row.wait_until_ns, row.lock_id) for row in rows if row.state == QUEUED and row.wait_until_ns]
+            heapq.heapify(self._ends)
 
     # -- what clients say -------------------------------------------------------------------------------
 
@@ -245,8 +256,7 @@ class LeaseTimers:
             # A renewal that came meanwhile counts: it is to find the lease before another expiry is proposed.
             lease.due_s = max(lease.due_s, lease.asked_s + _SPAN_S[lease.row.state])
             self._enter(lease, max(lease.due_s, now_s + RETRY_S))
-            if lease.row.state == QUEUED and lease.row.wait_until_ns:
-                heapq.heappush(self._ends, (lease.row.wait_until_ns, step.lock_id))
+            self._enter_end(lease.row)
         return made
 
     # -- reclaim (WS-43) ------------------------------------------------------------------------------------
