@@ -45,6 +45,7 @@ WORKSPACES_A_LOOK: Final = 8
 ROUND_S: Final = 2.0  # between two rounds over all workspaces
 DROPS_A_LOOK: Final = 16
 TRIM_STEP_OPS: Final = 1_000  # a log is trimmed when it can be trimmed by so much, or by all that is over
+TRIM_BYTES_MAX: Final = 4 * limits.MIB  # of the log by one command, or its first record
 BUDGET_TOLD_S: Final = 600.0
 _NS: Final = 1_000_000_000
 
@@ -167,8 +168,15 @@ class Retention:
         second = list(islice(scan_log(self._reader, header.workspace_id, floor), 2))[1:]
         if not second or second[0].first_index > below:
             return []
+        below = max(second[0].first_index, min(below, floor + self._ops_a_trim(header, floor)))
         self._again.append(header.workspace_id)
         return [MaintenanceCommand(trim_oplog=TrimOplog(workspace_id=header.workspace_id, below_log_index=below))]
+
+    def _ops_a_trim(self, header: Header, floor: int) -> int:
+        """How many operations take TRIM_BYTES_MAX, as they are on average: apply reads what it removes, on every node,
+        and each writes it into its archive."""
+        span = header.log_index - floor + 1
+        return max(1, span * TRIM_BYTES_MAX // max(1, log_bytes(self._reader, header.workspace_id)))
 
     def _below_by_age(self, header: Header, settings: RetentionSettings, floor: int) -> int:
         """What is older than both bounds may go, below the newest snapshot."""

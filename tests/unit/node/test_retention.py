@@ -10,6 +10,7 @@ from blake3 import blake3
 
 from hypercluster.errors import QueueFullError
 from hypercluster.limits import CHUNK_PIN_MS, LAG_MAX_MS
+from hypercluster.node import retention
 from hypercluster.node.collection import Collection
 from hypercluster.node.own_lane import WAITING_MAX, OwnLane
 from hypercluster.node.retention import Retention, RetentionSettings
@@ -249,3 +250,45 @@ def test_the_collection_is_rate_limited() -> None:
     assert len(list(present_chunks(world.state, world.workspace_id))) == 300
     world.look(31)
     assert list(present_chunks(world.state, world.workspace_id)) == []
+
+
+@pytest.mark.req("WS-54", "D-4")
+def test_one_trim_removes_a_bounded_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apply reads what it removes: a thousand records as large as an entry would hold up every node for seconds."""
+    monkeypatch.setattr(retention, "TRIM_BYTES_MAX", 60_000)
+    world = World(RetentionSettings(snapshot_every_s=10**6, oplog_keep_s=0, oplog_keep_ops=5))
+    world.files(1)
+    inode = next(iter(queries.list_directory(world.state, world.workspace_id, ops.ROOT, b"", 1).entries))[1]
+    for number in range(60):
+        world.do(*[ops.write(inode.inode_id, 0, b"%d" % number * 1_000) for _ in range(5)])
+    world.retention.take(world.workspace_id, lambda *_: None)
+    world.turns.settle()
+    world.commit()
+    before = log_bytes(world.state, world.workspace_id)
+    assert before > 500_000
+    trims = 0
+    for _ in range(100):
+        world.pass_time(1.0)
+        world.retention.look()
+        world.turns.settle()
+        while world.engine.proposals:
+            world.commit()
+        left = log_bytes(world.state, world.workspace_id)
+        assert before - left <= 70_000, "the average of what is left, and a record"
+        trims += left < before
+        before = left
+    assert trims >= 8
+    assert before < 30_000, "it goes on until nothing is over"
+
+
+@pytest.mark.req("WS-54")
+def test_the_first_record_goes_however_large_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "TRIM_BYTES_MAX", 10)
+    world = World(RetentionSettings(snapshot_every_s=10**6, oplog_keep_s=0, oplog_keep_ops=1))
+    for _ in range(3):
+        world.do(*[ops.create(ops.ROOT, b"f%d-%d" % (world.seq, number)) for number in range(10)])
+    world.retention.take(world.workspace_id, lambda *_: None)
+    world.turns.settle()
+    world.commit()
+    world.look(20)
+    assert log_floor(world.state, world.workspace_id) == 21
