@@ -22,7 +22,7 @@ class Family(IntEnum):
 
     META = 0  # applied index, digest, floors, counters
     HUB = 1  # head values of hub namespaces
-    OPLOG = 2  # hub and workspace operation logs; keys begin with b"H" for scopes, with b"W", b"B" for workspaces
+    OPLOG = 2  # hub and workspace operation logs; keys begin with b"H" for scopes, with b"W", b"B", b"F" for workspaces
     TREE = 3  # workspace inodes, directory entries, extents, xattrs
     CHUNKS = 4  # presence and accounting of chunks (bytes live in the chunk store)
     LANES = 5  # client lanes and stored results (D-7)

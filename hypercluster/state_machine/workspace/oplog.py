@@ -1,8 +1,10 @@
 """The op log of a workspace: one LogRecord per accepted operation, one LogBatch per entry (WS-36, WS-51).
 
-Owns: the records of Family.OPLOG that begin with `W`: "W" workspace first_log_index -> LogBatch, and "B" workspace ->
-the bytes of those. They are written here in protobuf's wire format field by field, in order, so that their bytes are
-ours and frozen, and the command inside stays the bytes the client sent (D-12).
+Owns: the records of Family.OPLOG that begin with `W`: "W" workspace first_log_index -> LogBatch; "B" workspace -> the
+bytes of those; and "F" workspace -> the first log_index kept, once some were removed: a scan from the beginning would
+pass over all that was, for as long as the store has not compacted it. They are written here in protobuf's wire format
+field by field, in order, so that their bytes are ours and frozen, and the command inside stays the bytes the client
+sent (D-12).
 Invariants: the records of a workspace cover its log_index without gap or overlap from the first one kept; a record is
 never changed, only removed as a whole when the log is trimmed, TRIM_KEYS_MAX a command.
 """
@@ -25,10 +27,11 @@ from hypercluster.state_machine.workspace.records import prefix_end
 from hypercluster.state_machine.workspace.snapshots import flush_marks
 from hypercluster.state_machine.workspace.state import flush_workspaces, open_workspace
 
-TRIM_KEYS_MAX: Final = COMMAND_KEYS_MAX - 1  # and the sum of bytes
+TRIM_KEYS_MAX: Final = COMMAND_KEYS_MAX - 2  # and the sum of bytes, and where the log begins
 
 _WORKSPACE: Final = b"W"
 _BYTES_KEPT: Final = b"B"
+_KEPT_FROM: Final = b"F"
 _FIXED64: Final = Struct("<Q")
 _STAMP_AFTER: Final = 2 + 16 + 1  # op_id with tag and length, and the tag of committed_at
 
@@ -116,10 +119,17 @@ class LogSlicePart(NamedTuple):
     batch: bytes
 
 
+def _bounds(reader: Reader, workspace_id: bytes) -> tuple[bytes, bytes]:
+    """Between which keys the records are that are kept."""
+    kept_from = reader.get(Family.OPLOG, _KEPT_FROM + workspace_id)
+    first = 0 if kept_from is None else int.from_bytes(kept_from, "big")
+    return log_key(workspace_id, first), prefix_end(_WORKSPACE + workspace_id)
+
+
 def scan_log(reader: Reader, workspace_id: bytes, from_index: int) -> Iterator[LogSlicePart]:
     """Batches from the one that holds `from_index` on. Below what is kept it begins with the first kept one: compare
     `first_index` with what was asked for."""
-    start, end = log_key(workspace_id, 0), prefix_end(_WORKSPACE + workspace_id)
+    start, end = _bounds(reader, workspace_id)
     before = reader.scan(Family.OPLOG, start, log_key(workspace_id, from_index + 1), reverse=True)
     holding = next(iter(before), None)
     if holding is not None:
@@ -130,14 +140,14 @@ def scan_log(reader: Reader, workspace_id: bytes, from_index: int) -> Iterator[L
 
 def scan_log_back(reader: Reader, workspace_id: bytes) -> Iterator[LogSlicePart]:
     """All batches that are kept, the newest first."""
-    start, end = log_key(workspace_id, 0), prefix_end(_WORKSPACE + workspace_id)
+    start, end = _bounds(reader, workspace_id)
     for key, batch in reader.scan(Family.OPLOG, start, end, reverse=True):
         yield LogSlicePart(int.from_bytes(key[-8:], "big"), batch)
 
 
 def log_floor(reader: Reader, workspace_id: bytes) -> int | None:
     """The lowest log_index kept; None if the log is empty."""
-    start, end = log_key(workspace_id, 0), prefix_end(_WORKSPACE + workspace_id)
+    start, end = _bounds(reader, workspace_id)
     first = next(iter(reader.scan(Family.OPLOG, start, end)), None)
     return None if first is None else int.from_bytes(first[0][-8:], "big")
 
@@ -191,23 +201,22 @@ def trim_log(overlay: Overlay, workspace_id: bytes, below_log_index: int) -> int
     if workspace is None:
         return 0
     below_log_index = min(below_log_index, trim_limit(workspace.header.log_index))
-    start, end = log_key(workspace_id, 0), prefix_end(_WORKSPACE + workspace_id)
+    start, end = _bounds(overlay, workspace_id)
     gone: list[bytes] = []
-    last: bytes | None = None
+    last = b""
     gone_bytes = last_bytes = 0
     for key, record in overlay.scan(Family.OPLOG, start, end):
         # A record ends where the next one begins.
-        if int.from_bytes(key[-8:], "big") > below_log_index:
+        if int.from_bytes(key[-8:], "big") > below_log_index or len(gone) == TRIM_KEYS_MAX:
             break
-        if last is not None:
+        if last:
             gone.append(last)
             gone_bytes += last_bytes
-        if len(gone) == TRIM_KEYS_MAX:
-            break
         last, last_bytes = key, len(record)
     for key in gone:
         overlay.delete(Family.OPLOG, key)
     if gone:
+        overlay.put(Family.OPLOG, _KEPT_FROM + workspace_id, last[-8:])
         # Of a log that began before bytes were counted, the first records are not in the sum.
         kept_bytes = max(0, log_bytes(overlay, workspace_id) - gone_bytes)
         overlay.put(Family.OPLOG, _BYTES_KEPT + workspace_id, number(kept_bytes))
