@@ -7,6 +7,8 @@ Never: text that holds a secret or somebody else's data.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Final
 
@@ -270,3 +272,13 @@ def check(condition: bool, message: str) -> None:
     """A safety invariant: raises also under -O, and stops the node."""
     if not condition:
         raise InvariantError(message)
+
+
+@contextmanager
+def fatal_if_raised(what: str) -> Iterator[None]:
+    """Around what a callback does for others: an unexpected exception stops the node. It is a defect, and whoever waits
+    for the rest of the work would wait for ever, while a line in some log is all that is seen of it."""
+    try:
+        yield
+    except Exception as error:
+        raise InvariantError(f"{what} failed: {error!r}") from error

@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from hypercluster import limits
 from hypercluster.errors import (
@@ -25,6 +26,7 @@ from hypercluster.errors import (
     RateLimitedError,
     TooLargeError,
     TurnedAwayError,
+    fatal_if_raised,
 )
 from hypercluster.log.entry import batch_of, encode_batch
 from hypercluster.node.answers import REASONS, Address, address_of, refusal, unread, verdicts_of
@@ -249,6 +251,10 @@ class Proposer:
         return max(self._settings.window_ms / 1000, min(self._took_s, WINDOW_MAX_S))
 
     def _on_soon(self) -> None:
+        with fatal_if_raised("closing a batch"):
+            self._close_in_time()
+
+    def _close_in_time(self) -> None:
         self._close_soon = False
         if self._open.ops and self._in_flight < self._settings.batches_in_flight_max:
             self._close()
@@ -272,8 +278,12 @@ class Proposer:
         if flush:
             self._metrics.forced_flush_count.inc()
         began_s = self._clock.monotonic()
-        self._engine.propose(payload, entry, lambda outcome: self._settle(tickets, outcome, began_s))
+        self._engine.propose(payload, entry, partial(self._on_outcome, tickets, began_s))
         self._pump()
+
+    def _on_outcome(self, tickets: Sequence[Ticket], began_s: float, outcome: ProposalOutcome) -> None:
+        with fatal_if_raised("settling a batch"):
+            self._settle(tickets, outcome, began_s)
 
     def _watch_clock(self, batch_due_s: float | None) -> None:
         """One timer for the open batch and for what the gate holds."""
@@ -291,6 +301,10 @@ class Proposer:
         self._timer = self._turns.call_at(self._turns.time() + delay_s, self._on_clock)
 
     def _on_clock(self) -> None:
+        with fatal_if_raised("looking at what waits"):
+            self._look_at_the_clock()
+
+    def _look_at_the_clock(self) -> None:
         self._timer = None
         for late in self._gate.expired(self._clock.monotonic()):
             self._drop(late, REASONS["SEQ_GAP"], "a command before these did not arrive in time")

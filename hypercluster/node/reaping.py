@@ -40,6 +40,7 @@ class Reaping:
         self._metrics = metrics
         self._after = b""  # place of the workspace looked at last
         self._behind: dict[bytes, bytes] = {}  # where so many orphans are held open that one look does not pass them
+        self._first: dict[bytes, bytes] = {}  # where the oldest orphan of a workspace stood when it was last looked for
         self._due_s = 0.0
 
     def look(self) -> None:
@@ -57,7 +58,16 @@ class Reaping:
 
     def due(self, workspace_id: bytes) -> MaintenanceCommand | None:
         after = self._behind.pop(workspace_id, b"")
-        found = due_orphans(self._reader, workspace_id, self._clock.wall_ns(), after, looked_at_max=ORPHANS_A_LOOK)
+        found = due_orphans(
+            self._reader,
+            workspace_id,
+            self._clock.wall_ns(),
+            after,
+            looked_at_max=ORPHANS_A_LOOK,
+            begin=self._first.get(workspace_id, b""),
+        )
+        if not after:
+            self._first[workspace_id] = found.first
         place = after if found.inode_ids else found.after
         if place:
             self._behind[workspace_id] = place  # on from there; from the oldest again once the end was reached

@@ -25,6 +25,7 @@ from hypercluster.limits import (
 from hypercluster.pb.v1.coordination_command_pb2 import OpenLeaseChanges, Reap
 from hypercluster.state_machine.context import OpContext
 from hypercluster.state_machine.coordination.leases import begin_lease, end_lease, is_leased
+from hypercluster.state_machine.meta import read_applied
 from hypercluster.state_machine.outcome import NO_WORKSPACE, OK, HubOutcome
 from hypercluster.state_machine.store import Family, Reader
 from hypercluster.state_machine.workspace.attributes import XattrRow, read_table, table_key, value_key
@@ -131,12 +132,14 @@ def _remove(turn: Turn, inode: Inode, rows: list[XattrRow]) -> None:
 class DueOrphans:
     """What a leader proposes next. `next_due_ns`: the stamp from which there is more without anything changing, 0 for
     none; leases that end may come before. `pages`: how many wait to be reclaimed. `after`: where to go on at once, as
-    not all was looked at; empty when the end was reached."""
+    not all was looked at; empty when the end was reached. `first`: where the first orphan behind `begin` stands, or
+    would stand: whoever looks again may begin there, as the stamps of those to come are above all there are."""
 
     inode_ids: tuple[bytes, ...]
     next_due_ns: int
     pages: int
     after: bytes = b""
+    first: bytes = b""
 
 
 def due_orphans(
@@ -146,22 +149,27 @@ def due_orphans(
     after: bytes = b"",
     limit: int = REAP_A_COMMAND_MAX,
     looked_at_max: int = ORPHANS_A_LOOK,
+    begin: bytes = b"",
 ) -> DueOrphans:
-    """Orphans that a reap of this stamp would remove, the oldest first; those with leases are passed over."""
+    """Orphans that a reap of this stamp would remove, the oldest first; those with leases are passed over. A look from
+    further down than it needs passes over all that were reaped, for as long as the store has not compacted them."""
     header = read_header(reader, workspace_id)
     pages = 0 if header is None else header.reclaim_next - header.reclaim_first
     prefix = workspace_id + ORPHAN
     found: list[bytes] = []
-    place = after
-    start = prefix + after + b"\0" if after else prefix
+    place, first = after, b""
+    start = prefix + after + b"\0" if after else prefix + begin
     for looked_at, (key, _) in enumerate(reader.scan(Family.TREE, start, prefix_end(prefix))):
+        first = first or key[len(prefix) :]
         due_ns = _STAMP.unpack_from(key, len(prefix))[0] + ORPHAN_KEEP_MS * _MS
         if due_ns > stamp_ns:
-            return DueOrphans(tuple(found), due_ns, pages)
+            return DueOrphans(tuple(found), due_ns, pages, first=first)
         if len(found) == limit or looked_at == looked_at_max:
-            return DueOrphans(tuple(found), stamp_ns, pages, place)
+            return DueOrphans(tuple(found), stamp_ns, pages, place, first)
         place = key[len(prefix) :]
         inode_id = key[-_ID_BYTES:]
         if not is_leased(reader, workspace_id, inode_id):
             found.append(inode_id)
-    return DueOrphans(tuple(found), 0, pages)
+    return DueOrphans(
+        tuple(found), 0, pages, first=first or max(begin, _STAMP.pack(read_applied(reader).last_stamp_ns))
+    )

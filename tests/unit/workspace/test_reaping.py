@@ -318,3 +318,24 @@ def walk_through(seed: int) -> None:
     for inode_id in gone:
         assert records_of(warm, inode_id) == [], f"seed {seed}"
     assert gone, f"seed {seed}"
+
+
+@pytest.mark.req("WS-27", "PERF-5")
+def test_a_look_for_orphans_begins_where_the_oldest_stood(site: Site) -> None:
+    """Not before all that were reaped and that the store has not compacted yet."""
+    orphans = [orphan(site, b"%d" % number) for number in range(4)]
+    assert opened(site, "host-1", orphans[1]) == 1
+    site.stamp_ns += 2 * KEEP_NS
+    found = due_orphans(site.store, site.workspace_id, site.stamp_ns)
+    assert (found.inode_ids, found.first[-16:]) == ((orphans[0], orphans[2], orphans[3]), orphans[0])
+    assert reap(site, *found.inode_ids) == (OK, 3)
+    again = due_orphans(site.store, site.workspace_id, site.stamp_ns, begin=found.first)
+    assert (again.inode_ids, again.first[-16:]) == ((), orphans[1]), "a lease keeps it, and the place with it"
+    assert ended(site, "host-1", orphans[1]) == 1
+    assert due_orphans(site.store, site.workspace_id, site.stamp_ns, begin=again.first).inode_ids == (orphans[1],)
+    assert reap(site, orphans[1]) == (OK, 1)
+    none = due_orphans(site.store, site.workspace_id, site.stamp_ns, begin=again.first)
+    assert (none.inode_ids, none.first) == ((), again.first), "the next one comes behind it"
+    late = orphan(site, b"late")
+    site.stamp_ns += 2 * KEEP_NS
+    assert due_orphans(site.store, site.workspace_id, site.stamp_ns, begin=none.first).inode_ids == (late,)
