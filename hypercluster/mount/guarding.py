@@ -3,8 +3,9 @@
 Owns: `Guard`, which is told what happens and says what to do, and the times of both.
 Never: I/O, clocks; `now_s` is passed in.
 Invariants: a worker is stuck when a question is open and nothing has been answered for `stuck_s`; time in
-which the watchdog itself did not run (a suspended host, a machine short of time) is not held against it. A worker that
-is not mounted yet is never stuck: nobody can wait for it.
+which the watchdog itself did not run (a suspended host, a machine short of time) is not held against it, nor time in
+which the host did not let the worker run, up to SPARED_MAX times `stuck_s` a question. A worker that is not mounted yet
+is never stuck: nobody can wait for it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from enum import Enum
 from typing import Final
 
 LATE_S: Final = 0.5  # a wake this much later than asked for means that this process did not run
+SPARED_MAX: Final = 4  # so often a question is waited for anew by a worker that was kept from the processor
 LIVED_S: Final = 10.0  # a worker that lived this long is started again at once
 PAUSE_MIN_S: Final = 0.5
 PAUSE_MAX_S: Final = 10.0
@@ -47,6 +49,7 @@ class Guard:
         self._started_s = now_s
         self._start_at_s = now_s
         self._pause_s = 0.0
+        self._spared = 0
         self._woken_s = now_s
         self.restarts = 0
 
@@ -72,24 +75,34 @@ class Guard:
         if late_s > LATE_S:
             self._heard_s = now_s  # nobody listened; the worker gets its time anew
 
+    def spare(self, now_s: float) -> bool:
+        """Instead of killing it: the worker could not run, and gets its time anew. False: it has had that too often."""
+        if self._spared >= SPARED_MAX:
+            return False
+        self._spared += 1
+        self._heard_s = now_s
+        return True
+
     # --- what happens -------------------------------------------------------------------------------
 
     def started(self, now_s: float) -> None:
-        self._running, self._mounted, self._asked_s = True, False, None
+        self._running, self._mounted, self._asked_s, self._spared = True, False, None, 0
         self._started_s = now_s
 
     def mounted(self, now_s: float) -> None:
         self._mounted, self._heard_s = True, now_s
 
-    def asked(self, now_s: float) -> None:
-        """A question is on its way, or the same one again. Its time counts from the last answer, but the asker may have
-        come late with it."""
-        if self._asked_s is None:
-            self._asked_s = now_s
-            self._heard_s = max(self._heard_s, now_s - self._settings.ask_every_s)
+    def asked(self, now_s: float) -> bool:
+        """A question is on its way, or the same one again (False). Its time counts from the last answer, but the asker
+        may have come late with it."""
+        if self._asked_s is not None:
+            return False
+        self._asked_s = now_s
+        self._heard_s = max(self._heard_s, now_s - self._settings.ask_every_s)
+        return True
 
     def answered(self, now_s: float) -> None:
-        self._asked_s, self._heard_s = None, now_s
+        self._asked_s, self._heard_s, self._spared = None, now_s, 0
 
     def ended(self, now_s: float) -> None:
         """The worker is gone, and was to go on."""

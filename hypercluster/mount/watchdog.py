@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from hypercluster.mount import mounting
+from hypercluster.mount import mounting, starving
 from hypercluster.mount.guarding import Guard, GuardSettings, Order
 from hypercluster.mount.orphaned import end_with_parent
 
@@ -53,6 +53,7 @@ class Watchdog:
         self._was_mounted = False
         self._said = self._refusal = ""
         self._report = b""
+        self._times: starving.Times = {}  # as they were when the open question was asked
         self._worker_pid = self._asker_pid = 0
         self._worker_pipe = self._asker_pipe = -1
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -84,6 +85,8 @@ class Watchdog:
                 case Order.START:
                     self._start_worker()
                     guard.started(time.monotonic())
+                case Order.KILL if self._spares(guard):
+                    pass
                 case Order.KILL:
                     log.error(
                         "the worker of %s (pid %d) has not answered for %.1f s: it is killed and mounted again",
@@ -106,6 +109,20 @@ class Watchdog:
             self._clear_away()
             guard.ended(time.monotonic())
         return self._stop()
+
+    def _spares(self, guard: Guard) -> bool:
+        """A host that is short of time is not helped by losing every open file of the mount."""
+        now = starving.times_of(self._worker_pid, self._asker_pid)
+        if not starving.starved(self._times, now, self._settings.stuck_s) or not guard.spare(time.monotonic()):
+            return False
+        self._times = now
+        log.warning(
+            "the worker of %s (pid %d) has not answered for %.1f s, but the host did not let it run: it is left alone",
+            self._directory,
+            self._worker_pid,
+            self._settings.stuck_s,
+        )
+        return True
 
     def _wait(self, guard: Guard) -> None:
         pipes = [fd for fd in (self._worker_pipe, self._asker_pipe, self._wake_read) if fd >= 0]
@@ -231,8 +248,8 @@ class Watchdog:
         for mark in said:
             if mark == ANSWERED:
                 guard.answered(now_s)
-            else:
-                guard.asked(now_s)
+            elif guard.asked(now_s):
+                self._times = starving.times_of(self._worker_pid, self._asker_pid)
 
     def _end_asker(self) -> None:
         if self._asker_pid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -21,6 +22,7 @@ from tests.mount.mounts import NEEDS, LocalCluster, Mount, within
 pytestmark = NEEDS
 
 REPLACED_S = 3.0
+HOGS = 8
 MARGIN_S = 2.0  # a test machine that is short of time
 
 
@@ -164,6 +166,49 @@ def test_a_mount_for_another_user(cluster: LocalCluster, tmp_path: Path) -> None
         assert refusal(os.listdir, mount.path) == refusal(os.stat, mount.path / "f") == "EACCES"
         began_s = time.monotonic()
         within(lambda: time.monotonic() - began_s > 1.5, "longer than a worker may be silent")
+        assert mount.worker() == worker
+
+
+def _said(mount: Mount, *words: bytes) -> list[bytes]:
+    log = mount.log.read_bytes()
+    return [part for part in words if part in log]
+
+
+@contextlib.contextmanager
+def kept_from_the_processor(process: int) -> Iterator[None]:
+    """All its threads idle on one processor, on which others spin."""
+    threads = [int(name) for name in os.listdir(f"/proc/{process}/task")]
+    processor = {min(os.sched_getaffinity(0))}
+    before = os.sched_getaffinity(process)
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(HOGS)]
+    try:
+        for thread in [*threads, *(hog.pid for hog in hogs)]:
+            os.sched_setaffinity(thread, processor)
+        for thread in threads:
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+        yield
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+        for thread in threads:
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(thread, before)
+                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+
+
+@pytest.mark.req("WS-65")
+@pytest.mark.long
+def test_a_worker_the_host_does_not_let_run_is_left_alone(cluster: LocalCluster, tmp_path: Path) -> None:
+    """Killing it would cost every open file of the mount, and give it no time."""
+    with Mount(cluster, tmp_path, "demo", "s", "--stuck", "1") as mount:
+        worker = mount.worker()
+        with open(mount.path / "open", "wb", buffering=0) as file:
+            with kept_from_the_processor(worker):
+                said = within(lambda: _said(mount, b"left alone", b"is killed"), "the watchdog has noticed", 60)
+            assert said == [b"left alone"]
+            file.write(b"through the handle from before")
+        assert (mount.path / "open").read_bytes() == b"through the handle from before"
         assert mount.worker() == worker
 
 

@@ -26,7 +26,7 @@ AFTERMATH_S = 40.0  # for so long after a kill a command may fail
 COMMAND_S = 600.0
 PAUSE_S = 0.2
 LOCKED = ("File exists", "cannot lock ref", "Unable to create", "gc is already running", "reference already exists")
-CONFLICT = ("CONFLICT", "Automatic merge failed", "fix conflicts")
+CONFLICT = "CONFLICT ("
 IDENTITY = {
     "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org",
     "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org",
@@ -109,6 +109,7 @@ class Hand:
     conflicts: int = 0
     locks_removed: int = 0
     edits: int = 0
+    unsure: bool = False
 
     @property
     def tree(self) -> Path:
@@ -123,6 +124,7 @@ class Hand:
             try:
                 self.step()
             except OSError as error:
+                self.unsure = True
                 self.judge_failure("an edit", str(error), time.monotonic() - 1.0)
                 time.sleep(PAUSE_S)
             except subprocess.TimeoutExpired as error:
@@ -169,7 +171,7 @@ class Hand:
         if self.run("merge", "--no-ff", "-X", "theirs", "-m", subject, f"work{self.other}", said=said):
             if "Already up to date" not in said[0]:
                 self.subjects.append(subject)
-        elif said and any(word in said[0] for word in CONFLICT):
+        elif CONFLICT in said[0]:
             self.conflicts += 1
             self.run("merge", "--abort")
 
@@ -185,12 +187,15 @@ class Hand:
             self.branches.add(name)
 
     def ready(self) -> bool:
-        """On its own branch, with no merge under way."""
+        """On its own branch, with no merge under way, and with the files of the branch: a command that was stopped half
+        way may have left fewer, and the next commit would delete the rest."""
         head = git(self.tree, "symbolic-ref", "-q", "HEAD").stdout.strip().decode()
-        merging = self.base / "repository" / ".git" / "worktrees" / f"tree{self.number}" / "MERGE_HEAD"
-        if head == f"refs/heads/{self.branch}" and not merging.exists():
-            return True
-        return self.run("checkout", "-q", "-f", self.branch)
+        if head != f"refs/heads/{self.branch}":
+            self.unsure = True
+        if self.unsure:
+            again = self.run("checkout", "-q", "-f", self.branch) and self.run("clean", "-q", "-f", "-d")
+            self.unsure = not again
+        return not self.unsure
 
     def edit(self) -> None:
         path = self.tree / f"dir{self.rng.randrange(DIRECTORIES)}" / f"file{self.rng.randrange(FILES)}"
@@ -216,9 +221,10 @@ class Hand:
         self.done[arguments[0]] = self.done.get(arguments[0], 0) + 1
         if done.returncode == 0:
             return True
-        if "nothing to commit" in words or any(word in words for word in CONFLICT):
+        if "nothing to commit" in words or CONFLICT in words:
             return False
         self.failed += 1
+        self.unsure = True
         self.judge_failure(f"git {' '.join(arguments)}", words, begun_s)
         if any(word in words for word in LOCKED):
             self.remove_locks()

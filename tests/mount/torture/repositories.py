@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.mount.mounts import within
 from tests.mount.torture.fleet import Fleet, Killer, arguments, run
 from tests.mount.torture.hands import Hand, Quiet, git, locks_of
 
@@ -30,6 +31,7 @@ COMMITS = 500  # of a repository that is made
 COMMITS_LEAST = 200  # of the checkout, for it to be used
 FILES = 40
 DIFFERENCES_MAX = 5
+SETTLE_S = 120.0
 REPOSITORY = "HYPERCLUSTER_TORTURE_REPOSITORY"
 
 
@@ -143,12 +145,16 @@ def equal(bases: list[Path]) -> list[str]:
 def settle(fleet: Fleet, bases: list[Path], hands: list[Hand]) -> None:
     """Nobody works any more: no lock has an owner, and each hand's tree is made to be what its branch says."""
     fleet.settle()
-    for lock in locks_of(bases[0]):
-        lock.unlink()
+
+    def unlocked() -> bool:
+        for lock in locks_of(bases[0]):
+            lock.unlink(missing_ok=True)
+        return True
+
+    within(unlocked, "the last locks are gone", SETTLE_S)
     for hand in hands:
-        out = git(hand.tree, "checkout", "-q", "-f", hand.branch)
-        assert out.returncode == 0, out.stderr
-        git(hand.tree, "clean", "-q", "-f", "-d")
+        hand.unsure = True
+        within(hand.ready, f"{hand.branch} is checked out", SETTLE_S)
     fleet.settle()
 
 

@@ -2,14 +2,16 @@
 
     python -m tests.mount.torture.upstream --source ~/git-2.39.5 --seconds 3600 --json outcome.json
 
-`--source` is an unpacked source tree of git in which `make` was run; its git is the one that is tested. The scripts run
-one after another, in the order of `PATTERNS` or of `--scripts`, until the time is over; each that fails on the mount is
-run again on a local directory of the same host, and what fails there, too, is not the mount's. Nothing is killed. Holds
-when no case failed on the mount alone, but for those of `REFUSED`, which need what the specification excludes.
+`--source` is an unpacked source tree of git in which `make` was run; its git is the one that is tested. The scripts are
+begun in the order of `PATTERNS` or of `--scripts`, `--jobs` of them at once, until the time is over; each that fails on
+the mount is run again on a local directory of the same host, and what fails there, too, is not the mount's. Nothing is
+killed. Holds when no case failed on the mount alone, but for those of `REFUSED`, which need what the specification
+excludes.
 """
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import random
@@ -17,8 +19,10 @@ import re
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -153,32 +157,63 @@ def sum_up(outcomes: list[Outcome], planned: int) -> list[str]:
     return problems + ([] if any(o.passed for o in outcomes) else ["nothing passed"])
 
 
+class Progress:
+    """What has been done, and a line about it every REPORT_EVERY_S, whichever script is the first to tell."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self._begun_s = self._told_s = time.monotonic()
+        self._now: dict[str, Outcome] = {}
+        self._lock = threading.Lock()
+
+    def tell(self, so_far: Outcome) -> None:
+        with self._lock:
+            self._now[so_far.script] = so_far
+            at_s = time.monotonic()
+            if at_s - self._told_s < REPORT_EVERY_S / 2:
+                return
+            self._told_s = at_s
+            known = [*self.outcomes, *self._now.values()]
+            print(
+                f"{at_s - self._begun_s:6.0f} s  {len(self.outcomes)} scripts, {sum(o.passed for o in known)} passed, "
+                f"{sum(len(o.failed) for o in known)} failed; {' '.join(self._now)}",
+                flush=True,
+            )
+
+    def ended(self, outcome: Outcome) -> None:
+        with self._lock:
+            self._now.pop(outcome.script, None)
+            self.outcomes.append(outcome)
+            print(words(outcome), flush=True)
+
+
 def examine(given: Arguments, suite: Suite, place: Path, killer: Killer) -> list[str]:
-    begun_s = time.monotonic()
-    end_s = begun_s + given.seconds
+    end_s = time.monotonic() + given.seconds
     scripts = suite.scripts(given.options["scripts"] or PATTERNS)
-    outcomes: list[Outcome] = []
+    waiting = collections.deque(scripts)
+    progress = Progress()
 
-    def tell(now: Outcome) -> None:
-        cases = sum(outcome.passed for outcome in [*outcomes, now])
-        failed = sum(len(outcome.failed) for outcome in [*outcomes, now])
-        at_s = time.monotonic() - begun_s
-        print(f"{at_s:6.0f} s  {len(outcomes)} scripts, {cases} passed, {failed} failed; {now.script}", flush=True)
+    def work() -> None:
+        while time.monotonic() < end_s and not killer.problems:
+            try:
+                script = waiting.popleft()
+            except IndexError:
+                return
+            progress.ended(suite.run(script, place, end_s, progress.tell))
 
-    for script in scripts:
-        if time.monotonic() >= end_s or killer.problems:
-            break
-        outcomes.append(suite.run(script, place, end_s, tell))
-        print(words(outcomes[-1]), flush=True)
-    for outcome in outcomes:
+    with ThreadPoolExecutor(int(given.options["jobs"] or "1")) as pool:
+        for future in [pool.submit(work) for _ in range(int(given.options["jobs"] or "1"))]:
+            future.result()
+    for outcome in progress.outcomes:
         if outcome.failed or outcome.end.startswith(("stopped", "hung")):
             with tempfile.TemporaryDirectory(prefix="git-tests-") as local:
-                again = suite.run(outcome.script, Path(local), time.monotonic() + SCRIPT_S, tell)
+                again = suite.run(outcome.script, Path(local), time.monotonic() + SCRIPT_S, progress.tell)
             outcome.failed_locally = sorted(again.failed)
             print(f"on a local directory: {words(again)}", flush=True)
     if given.options["json"]:
-        Path(given.options["json"]).write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n")
-    return sum_up(outcomes, len(scripts))
+        rows = [asdict(outcome) for outcome in progress.outcomes]
+        Path(given.options["json"]).write_text(json.dumps(rows, indent=1) + "\n")
+    return sum_up(progress.outcomes, len(scripts))
 
 
 def main() -> None:
@@ -188,6 +223,7 @@ def main() -> None:
         options={
             "source": "a source tree of git, built",
             "scripts": f"patterns of names, in place of {PATTERNS}",
+            "jobs": "how many scripts run at once; 1 if it is not said",
             "results": "a local directory for the logs of the scripts",
             "json": "where to write the outcomes",
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hypercluster.mount.guarding import PAUSE_MAX_S, Guard, GuardSettings, Order
+from hypercluster.mount.guarding import PAUSE_MAX_S, SPARED_MAX, Guard, GuardSettings, Order
 
 SETTINGS = GuardSettings(stuck_s=2.0, ask_every_s=0.5)
 
@@ -60,6 +60,22 @@ def test_a_host_that_slept_blames_nobody() -> None:
     guard.woke(160.0, wanted_s)
     assert guard.order(160.0) is Order.WAIT
     assert guard.order(162.0) is Order.KILL
+
+
+@pytest.mark.req("WS-65")
+def test_a_worker_that_could_not_run_is_spared_so_often() -> None:
+    guard = mounted(100.0)
+    assert guard.asked(100.0) and not guard.asked(100.1)
+    now_s = 102.0
+    for _ in range(SPARED_MAX):
+        assert guard.order(now_s) is Order.KILL and guard.spare(now_s)
+        assert guard.order(now_s) is Order.WAIT
+        now_s = guard.wake_at_s(now_s)
+    assert guard.order(now_s) is Order.KILL and not guard.spare(now_s)
+    assert now_s == pytest.approx(102.0 + 2.0 * SPARED_MAX)
+    guard.answered(now_s)
+    guard.asked(now_s)
+    assert guard.order(now_s + 2.0) is Order.KILL and guard.spare(now_s + 2.0)
 
 
 def test_workers_that_die_young_are_started_less_and_less_often() -> None:
