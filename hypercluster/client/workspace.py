@@ -365,7 +365,7 @@ class Workspace(Coordination):
         HistoryGoneError when `from_index` is below what is kept."""
         next_index = max(1, from_index)
         address = address or self.client.nodes.leader or (await self.client.nodes.find_leader())[0]
-        request = workspace_pb2.WatchLogRequest(workspace_id=self.workspace_id, from_index=next_index)
+        request = workspace_pb2.WatchLogRequest(workspace_id=self.workspace_id, from_index=next_index, as_kept=True)
         channel = self.client.nodes.channel(address or self.client.settings.nodes[0])
         call = workspace_service(channel).WatchLog(request)
         try:

@@ -219,13 +219,17 @@ class WorkspaceService:
             # This node may be behind the one that gave the caller its position: not an error of the caller's.
             await self._catch_up(request.workspace_id, from_index, call)
         op_log = self._fanout.op_log
-        from_snapshot = False
-        if from_index < op_log.replay_from(request.workspace_id):
+        from_snapshot = request.as_kept  # old records are what it is after: how far it lags counts once it caught up
+        if request.as_kept:
+            if from_index < (kept_from := op_log.retained_from(request.workspace_id)):
+                await self._say_snapshot(kept_from, call)
+                return
+        elif from_index < (replay_from := op_log.replay_from(request.workspace_id)):
             # The tail of a snapshot that is kept may be as long as it took to build: otherwise a tree that takes longer
             # than the window would be built for ever.
             from_snapshot = op_log.is_snapshot(request.workspace_id, from_index - 1)
             if not from_snapshot or from_index < op_log.retained_from(request.workspace_id):
-                await self._say_snapshot(request.workspace_id, call)
+                await self._say_snapshot(replay_from, call)
                 return
         watch = self._fanout.watch(request.workspace_id, from_index, from_snapshot=from_snapshot)
         try:
@@ -236,7 +240,8 @@ class WorkspaceService:
                     message = pb.WatchLogResponse(caught_up=caught_up).SerializeToString()
                 await call.write(message)
         except HistoryGoneError:
-            await self._say_snapshot(request.workspace_id, call)
+            from_here = op_log.retained_from if request.as_kept else op_log.replay_from
+            await self._say_snapshot(from_here(request.workspace_id), call)
         finally:
             watch.close()
 
@@ -255,8 +260,8 @@ class WorkspaceService:
                 "position is of another history"
             )
 
-    async def _say_snapshot(self, workspace_id: bytes, call: Call) -> None:
-        needed = pb.SnapshotNeeded(retained_from=self._fanout.op_log.replay_from(workspace_id))
+    async def _say_snapshot(self, retained_from: int, call: Call) -> None:
+        needed = pb.SnapshotNeeded(retained_from=retained_from)
         await call.write(pb.WatchLogResponse(snapshot_needed=needed).SerializeToString())
 
     async def session(self, call: Call) -> None:

@@ -256,14 +256,16 @@ class ChunkContent(_message.Message):
     def __init__(self, hash: _Optional[bytes] = ..., content: _Optional[bytes] = ..., absent: _Optional[bool] = ...) -> None: ...
 
 class WatchLogRequest(_message.Message):
-    __slots__ = ("workspace_id", "from_index", "history_id")
+    __slots__ = ("workspace_id", "from_index", "history_id", "as_kept")
     WORKSPACE_ID_FIELD_NUMBER: _ClassVar[int]
     FROM_INDEX_FIELD_NUMBER: _ClassVar[int]
     HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
+    AS_KEPT_FIELD_NUMBER: _ClassVar[int]
     workspace_id: bytes
     from_index: int
     history_id: bytes
-    def __init__(self, workspace_id: _Optional[bytes] = ..., from_index: _Optional[int] = ..., history_id: _Optional[bytes] = ...) -> None: ...
+    as_kept: bool
+    def __init__(self, workspace_id: _Optional[bytes] = ..., from_index: _Optional[int] = ..., history_id: _Optional[bytes] = ..., as_kept: _Optional[bool] = ...) -> None: ...
 
 class WatchLogResponse(_message.Message):
     __slots__ = ("slice", "snapshot_needed", "caught_up")
