@@ -98,7 +98,15 @@ SCENARIOS = _table(
     Scenario(
         "locks",
         "holders that sleep, die and are cut off, and what their old tokens can do",
-        nemeses=("kill-leader", "kill-one", "pause-leader", "partition-leader", "partition-halves", "partition-ring"),
+        nemeses=(
+            "kill-leader",
+            "kill-one",
+            "pause-leader",
+            "leader-wakes-alone",
+            "partition-leader",
+            "partition-halves",
+            "partition-ring",
+        ),
         workloads=("locks", "files"),
         duration_s=90.0,
     ),

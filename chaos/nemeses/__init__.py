@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from chaos.nemeses import clocks, disks, power
+from chaos.nemeses.awakening import LeaderWakesAlone
 from chaos.nemeses.links import KINDS, BadLinks
 from chaos.nemeses.membership import MemberReplaced
 from chaos.nemeses.partitions import SHAPES, Partition
@@ -23,6 +24,7 @@ def make_nemeses() -> dict[str, Nemesis]:
         RollingRestart(),
         FallBehind(),
         *(Partition(shape) for shape in SHAPES),
+        LeaderWakesAlone(),
         *(BadLinks(kind) for kind in KINDS),
         MemberReplaced(),
         *disks.make(),

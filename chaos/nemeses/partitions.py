@@ -69,6 +69,14 @@ async def not_whole(cluster: ClusterUnderTest) -> str:
     return await not_as_cut(cluster.network, [*cluster.nodes, CLIENTS], ())
 
 
+async def seen_to_be_cut(cluster: ClusterUnderTest, name: str, pairs: set[Pair]) -> None:
+    """Returns once exactly what was cut is seen to be. Raises RuntimeError."""
+    end_s = time.monotonic() + SEEN_S
+    while wrong := await not_as_cut(cluster.network, [*cluster.nodes, CLIENTS], pairs):
+        if time.monotonic() > end_s:
+            raise RuntimeError(f"{name}: the network is not cut as asked: {wrong}")
+
+
 class Partition:
     needs = frozenset({"cut"})
     excludes = NETWORK
@@ -84,10 +92,7 @@ class Partition:
         leader = await leader_or_any(cluster, rng)
         pairs = pairs_of(self._shape, order, leader)
         await cluster.network.cut(pairs)
-        end_s = time.monotonic() + SEEN_S
-        while wrong := await not_as_cut(cluster.network, [*cluster.nodes, CLIENTS], pairs):
-            if time.monotonic() > end_s:
-                raise RuntimeError(f"{self.name}: the network is not cut as asked: {wrong}")
+        await seen_to_be_cut(cluster, self.name, pairs)
         return self._words(order, leader)
 
     def _words(self, order: Sequence[str], leader: str) -> str:

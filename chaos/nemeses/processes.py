@@ -43,6 +43,12 @@ async def not_well(cluster: ClusterUnderTest, nodes: Sequence[str]) -> str:
     return f"no status from {', '.join(silent)}" if silent else ""
 
 
+async def stands_still(cluster: ClusterUnderTest, node: str) -> None:
+    """Raises RuntimeError unless it does soon after it was told to."""
+    if not await _seen_within(2.0, lambda: cluster.is_paused(node)):
+        raise RuntimeError(f"{node} does not stand still after SIGSTOP")
+
+
 class Kill:
     """SIGKILL of some nodes at the same moment, as near as one process can bring it about."""
 
@@ -109,8 +115,7 @@ class Pause:
                 raise ValueError(f"whom: {self._whom!r}, must be one or leader")
         self._victims = (victim,)
         cluster.pause(victim)
-        if not await _seen_within(2.0, lambda: cluster.is_paused(victim)):
-            raise RuntimeError(f"{victim} does not stand still after SIGSTOP")
+        await stands_still(cluster, victim)
         return f"pauses {victim}"
 
     async def heal(self, cluster: ClusterUnderTest) -> None:

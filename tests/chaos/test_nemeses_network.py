@@ -73,6 +73,28 @@ async def test_an_isolated_leader_loses_its_place_and_the_rest_commits(kind: str
 
 
 @pytest.mark.long
+async def test_a_leader_wakes_alone_and_is_none(tmp_path: Path) -> None:
+    needs("switch")
+    async with small_cluster("switch", tmp_path) as cluster:
+        old = await cluster.leader()
+        nemesis = make_nemeses()["leader-wakes-alone"]
+        assert await nemesis.begin(cluster, random.Random(1)) == f"{old} stands still, and is alone"
+
+        async def another_leads() -> bool:
+            return await cluster.leader() != old
+
+        await eventually(another_leads, "one of the others leads")
+        assert cluster.is_paused(old)
+        cluster.resume(old)
+        assert f"{old} does not reach" in await nemesis.probe(cluster)
+        await nemesis.heal(cluster)
+        await nemesis.heal(cluster)
+        await eventually(lambda: is_healed(cluster, nemesis.name), "it is healed", 20)
+        await cluster.healthy(20)
+        assert cluster.unexpected_exits() == []
+
+
+@pytest.mark.long
 async def test_slow_links_are_told_from_healed_ones(tmp_path: Path) -> None:
     needs("switch")
     async with small_cluster("switch", tmp_path) as cluster:

@@ -20,7 +20,8 @@ from tests.simulation.drawing import draw
 from tests.simulation.invariants import ViolationError
 from tests.simulation.world import Summary, World
 
-SUMMED = ("invoked", "ok", "refused", "unknown", "not_done", "faults", "reads", "terms", "entries", "checks")
+LOCKS = ("grants", "permits", "guarded", "fenced", "reclaims", "opens", "reaped")
+SUMMED = ("invoked", "ok", "refused", "unknown", "not_done", "faults", "reads", "terms", "entries", "checks", *LOCKS)
 
 
 def run_seed(seed: int, nodes: int = 0, operations: int = 0) -> Summary | str:
@@ -98,6 +99,7 @@ def run_many(seeds: range, options: argparse.Namespace) -> int:
         f"not done {total.not_done}), reads {total.reads}, faults {total.faults}, terms {total.terms}, "
         f"entries {total.entries}, checks {total.checks}"
     )
+    print("locks: " + ", ".join(f"{name} {getattr(total, name)}" for name in LOCKS))
     if held:
         print(f"per seed: {total.invoked / held:.0f} operations, {total.faults / held:.1f} faults")
     print("faults: " + ", ".join(f"{name} {count}" for name, count in sorted(names.items())))
