@@ -180,8 +180,9 @@ def test_a_look_asks_of_a_few_snapshots_only_and_comes_to_all(
         world.files(1)
         marks.append(world.mark())
         world.work(lambda: len(world.store.held()) == len(marks))
-    world.settings = RetentionSettings(snapshot_every_s=10**6, snapshots_kept=2)
-    world.look()
+    place = marks[4].to_bytes(8, "big")
+    key = next(key for key, _ in world.state.scan(Family.CHUNKS, b"m", b"n") if key.endswith(place))
+    world.state.write([Change(Family.CHUNKS, key, None)])
     asked: list[int] = []
     is_dropped = world.snapshots_here._is_dropped
 
@@ -197,7 +198,7 @@ def test_a_look_asks_of_a_few_snapshots_only_and_comes_to_all(
         assert len(asked) <= 2
         while world.runner.jobs:
             world.runner.run_one()
-    world.work(lambda: [log_index for _, log_index in world.store.held()] == marks[-2:])
+    world.work(lambda: [log_index for _, log_index in world.store.held()] == [*marks[:4], *marks[5:]])
 
 
 def test_what_a_stopped_node_was_writing_is_swept_and_a_replayed_mark_writes_nothing_twice(
@@ -206,10 +207,10 @@ def test_what_a_stopped_node_was_writing_is_swept_and_a_replayed_mark_writes_not
     monkeypatch.setattr(tree_snapshots, "STEP_RECORDS", 50)
     world.files(400)
     world.mark()
-    for _ in range(6):
+    while not world.store.page_count:  # where pages end follows from ids that are random
         world.runner.run_one()
         world.turns.pass_time(1.0)
-    assert world.store.page_count > 0
+    assert world.store.held() == []
     world.restart()
     assert world.store.held() == []
     header = queries.read_header(world.state, world.workspace_id)

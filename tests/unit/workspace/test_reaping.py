@@ -27,6 +27,7 @@ from hypercluster.state_machine.workspace.transfer import verify_tree
 from tests.unit.workspace import ops
 from tests.unit.workspace.ops import ROOT
 from tests.unit.workspace.site import Mirror, Site
+from tests.unit.workspace.test_oplog_floor import Looks
 
 SEEDS = [int(os.environ["HYPERCLUSTER_SEED"])] if "HYPERCLUSTER_SEED" in os.environ else range(6)
 MS = 1_000_000
@@ -332,7 +333,9 @@ def test_a_look_for_orphans_begins_where_the_oldest_stood(site: Site) -> None:
     again = due_orphans(site.store, site.workspace_id, site.stamp_ns, begin=found.first)
     assert (again.inode_ids, again.first[-16:]) == ((), orphans[1]), "a lease keeps it, and the place with it"
     assert ended(site, "host-1", orphans[1]) == 1
-    assert due_orphans(site.store, site.workspace_id, site.stamp_ns, begin=again.first).inode_ids == (orphans[1],)
+    reader = Looks(site.store)
+    assert due_orphans(reader, site.workspace_id, site.stamp_ns, begin=again.first).inode_ids == (orphans[1],)
+    assert reader.bounds[0][0].endswith(again.first), "not before what was reaped"
     assert reap(site, orphans[1]) == (OK, 1)
     none = due_orphans(site.store, site.workspace_id, site.stamp_ns, begin=again.first)
     assert (none.inode_ids, none.first) == ((), again.first), "the next one comes behind it"
