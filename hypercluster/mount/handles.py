@@ -15,9 +15,9 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
-from hypercluster.client.live.ports import Node
+from hypercluster.client.live.ports import Listed, Node
 
-Rows = list[tuple[bytes, Node]]  # of a directory: its entries by name
+Rows = list[tuple[bytes, Node | Listed]]  # of a directory: its entries by name
 
 
 @dataclass(slots=True, eq=False)

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any, Final
 
-from hypercluster.client.live.ports import KIND_DIRECTORY, KIND_FILE, KIND_SYMLINK, ROOT_ID, Node, Recall
+from hypercluster.client.live.ports import KIND_DIRECTORY, KIND_FILE, KIND_SYMLINK, ROOT_ID, Listed, Node, Recall
 from hypercluster.errors import check
 from hypercluster.mount import libfuse
 
@@ -155,7 +155,7 @@ class Request:
         """What would hinder the lock that was asked about: F_UNLCK for nothing; length 0 is up to the end."""
         libfuse.reply_lock(self._take(), ctypes.byref(libfuse.Flock(kind, os.SEEK_SET, start, length, pid)))
 
-    def entries(self, rows: Iterable[tuple[bytes, Node]], first_offset: int, room: int) -> None:
+    def entries(self, rows: Iterable[tuple[bytes, Node | Listed]], first_offset: int, room: int) -> None:
         """As many of them as fit; `first_offset` is the offset that stands for the first one."""
         buffer = ctypes.create_string_buffer(room)
         used = 0
@@ -185,7 +185,7 @@ class Request:
         libfuse.reply_statfs(self._take(), ctypes.byref(found))
 
 
-def fitting_rows(rows: list[tuple[bytes, Node]], offset: int, room: int) -> list[tuple[bytes, Node]]:
+def fitting_rows(rows: list[tuple[bytes, Node | Listed]], offset: int, room: int) -> list[tuple[bytes, Node | Listed]]:
     """As many as can fit the room, and at most one more."""
     return rows[offset : offset + room // DIRENT_BYTES_MIN + 1]
 

@@ -30,6 +30,7 @@ __all__ = [
     "KIND_SYMLINK",
     "ROOT_ID",
     "Applied",
+    "Listed",
     "LiveStatus",
     "LiveTree",
     "Node",
@@ -64,6 +65,15 @@ class Node:
     symlink_target: bytes
     content_index: int  # log_index of the last change of content, of metadata (WS-28)
     metadata_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What an entry of a directory names: what never changes of it."""
+
+    inode_id: bytes
+    ino: int
+    kind: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +165,9 @@ class View(Protocol):
     def xattrs(self, inode_id: bytes) -> list[bytes]:
         """Their names, sorted."""
 
-    def list(self, directory: bytes) -> list[tuple[bytes, Node]]:
-        """Every entry, bytewise sorted (WS-16), without '.' and '..'."""
+    def list(self, directory: bytes) -> list[tuple[bytes, Listed]]:
+        """Every entry, bytewise sorted (WS-16), without '.' and '..'. Others are held up by the newest entries alone,
+        those of the last moments, however large the directory is."""
 
     def read(self, inode_id: bytes, offset: int, size: int) -> bytes:
         """Fewer bytes than `size` only at the end of the file. Must not be called in the event loop: bytes that have

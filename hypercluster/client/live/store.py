@@ -143,10 +143,7 @@ class TreeStore:
         return self._reading.get(FAMILIES[family] + key, db=self._pairs)
 
     def scan(self, family: Family, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        newer: dict[bytes, Value] = {}
-        if self._flushing is not None:
-            newer |= self._flushing.between(family, start, end)
-        newer |= self._active.between(family, start, end)
+        newer = self.newer(family, start, end)
         mark, beyond = FAMILIES[family], FAMILIES[family] + end
         if not newer and not reverse:
             first = list(islice(self._stored(self._reading, mark + start, beyond), SCAN_PAIRS))
@@ -157,6 +154,14 @@ class TreeStore:
         found: dict[bytes, Value] = dict(self._stored(self._reading, mark + start, beyond))
         found |= newer
         return iter([(key, value) for key in sorted(found, reverse=reverse) if (value := found[key]) is not None])
+
+    def newer(self, family: Family, start: bytes, end: bytes) -> dict[bytes, Value]:
+        """What of a range is perhaps not on disk yet. With a `durable` of the same moment it is all of the range."""
+        newer: dict[bytes, Value] = {}
+        if self._flushing is not None:
+            newer |= self._flushing.between(family, start, end)
+        newer |= self._active.between(family, start, end)
+        return newer
 
     def _stored(self, transaction: lmdb.Transaction[bytes], start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Pairs on disk from `start` on and below `end`, families included; the keys come without."""

@@ -16,15 +16,22 @@ from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 from hypercluster.client.live.chunk_cache import ChunkCache
-from hypercluster.client.live.ports import KIND_DIRECTORY, KIND_FILE, KIND_SYMLINK, ROOT_ID, Node
+from hypercluster.client.live.ports import KIND_DIRECTORY, KIND_FILE, KIND_SYMLINK, ROOT_ID, Listed, Node
 from hypercluster.client.live.replica import Replica, place_prefix
 from hypercluster.errors import check
-from hypercluster.state_machine.store import Family
+from hypercluster.state_machine.store import Family, Reader
 from hypercluster.state_machine.workspace.attributes import read_table, value_key
 from hypercluster.state_machine.workspace.content import ContentReader
 from hypercluster.state_machine.workspace.extents import Extent
 from hypercluster.state_machine.workspace.queries import path_names, read_entry, read_inode
-from hypercluster.state_machine.workspace.records import ENTRY, Inode, body_of, prefix_end
+from hypercluster.state_machine.workspace.records import (
+    ENTRY,
+    Inode,
+    body_of,
+    inode_key,
+    kind_and_number,
+    prefix_end,
+)
 
 ID_BYTES = 16
 ATTEMPTS_MAX = 4  # of a read whose bytes are gone from every node
@@ -228,16 +235,38 @@ class LocalView:
                         del lacking[chunk_hash]
         return refuse(errno.EIO)
 
-    def list(self, directory: bytes) -> list[tuple[bytes, Node]]:
+    def list(self, directory: bytes) -> list[tuple[bytes, Listed]]:
+        """What is on disk is read outside of the lock, as it was at that moment."""
         replica = self._replica()
+        workspace_id = replica.workspace_id
+        prefix = workspace_id + ENTRY + directory
+        end = prefix_end(prefix)
         with replica.lock:
             self._directory(replica, directory)
-            prefix = replica.workspace_id + ENTRY + directory
-            found: list[tuple[bytes, Node]] = []
-            for key, record in replica.store.scan(Family.TREE, prefix, prefix_end(prefix)):
-                named = self._inode(replica, body_of(record)[:ID_BYTES])
-                found.append((key[len(prefix) :], node_of(named)))
-            return found
+            newer = replica.store.newer(Family.TREE, prefix, end)
+            fresh = {
+                key: _listed(replica.store, workspace_id, record) for key, record in newer.items() if record is not None
+            }
+            durable = replica.store.durable()
+        try:
+            rows = {
+                key: _listed(durable, workspace_id, record)
+                for key, record in durable.scan(Family.TREE, prefix, end)
+                if key not in newer
+            }
+        finally:
+            durable.close()
+        rows |= fresh
+        return [(key[len(prefix) :], rows[key]) for key in sorted(rows)]
+
+
+def _listed(reader: Reader, workspace_id: bytes, entry: bytes) -> Listed:
+    inode_id = body_of(entry)[:ID_BYTES]
+    record = reader.get(Family.TREE, inode_key(workspace_id, inode_id))
+    check(record is not None, "an entry names an inode that is there")
+    assert record is not None
+    kind, number = kind_and_number(record)
+    return Listed(inode_id, number, kind)
 
 
 def _assemble(offset: int, end: int, extents: list[Extent], chunks: dict[bytes, bytes]) -> bytes:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hypercluster.client.live.ports import KIND_DIRECTORY, KIND_FILE, KIND_SYMLINK, Node
+from hypercluster.client.live.ports import KIND_DIRECTORY, KIND_FILE, KIND_SYMLINK, Listed, Node
 from hypercluster.limits import XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
 from hypercluster.mount import libfuse, virtual
 from hypercluster.mount.desk import Desk
@@ -314,7 +314,7 @@ class LocalFiles:
                     above = self.node(descriptor)
         except OSError:  # it has no name any more
             above = here
-        return [(b".", here), (b"..", above), *listed(handle.descriptor, self.owner)]
+        return [(b".", here), (b"..", above), *listed(handle.descriptor)]
 
     def beside(self, inode_id: bytes, rows: Rows) -> Rows:
         """The entries of a replicated directory with what is local in it: that hides what has the same name."""
@@ -324,7 +324,7 @@ class LocalFiles:
         except FileNotFoundError:
             return rows
         try:
-            own = listed(readable, self.owner)
+            own = listed(readable)
         finally:
             os.close(readable)
         return [*rows[:2], *sorted({**dict(rows[2:]), **dict(own)}.items())]
@@ -335,14 +335,13 @@ def through(descriptor: int) -> bytes:
     return b"/proc/self/fd/%d" % descriptor
 
 
-def listed(descriptor: int, owner: tuple[int, int]) -> Rows:
+def listed(descriptor: int) -> Rows:
     """Every entry, bytewise sorted (WS-16)."""
     found: Rows = []
     with os.scandir(descriptor) as entries:
         for entry in entries:
             kind = KIND_SYMLINK if entry.is_symlink() else KIND_DIRECTORY if entry.is_dir() else KIND_FILE
-            node = Node(b"", entry.inode() | LOCAL_BIT, kind, 0, *owner, 0, 1, 0, 0, b"", 0, 0)
-            found.append((os.fsencode(entry.name), node))
+            found.append((os.fsencode(entry.name), Listed(b"", entry.inode() | LOCAL_BIT, kind)))
     found.sort(key=lambda row: row[0])
     return found
 

@@ -22,7 +22,7 @@ from hypercluster.client.live.ports import View
 from hypercluster.client.local_patterns import LocalPatterns
 from hypercluster.errors import HyperClusterError
 
-PATTERNS_EVERY_S: Final = 2.0  # how long a new setting may take to be heard of, where nobody reads a barrier
+PATTERNS_EVERY_S: Final = 5.0  # how long a new setting may take to be heard of, where nobody reads a barrier
 
 log = logging.getLogger(__name__)
 

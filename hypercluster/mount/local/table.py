@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hypercluster.client.live.ports import KIND_DIRECTORY, KIND_FILE, KIND_SYMLINK, Node
+from hypercluster.mount.handles import Rows
 
 LOCAL_BIT: Final = 1 << 63
 KINDS: Final = {stat.S_IFREG: KIND_FILE, stat.S_IFDIR: KIND_DIRECTORY, stat.S_IFLNK: KIND_SYMLINK}
@@ -88,7 +89,7 @@ class LocalHandle:
     node: LocalNode
     descriptor: int
     writable: bool
-    rows: list[tuple[bytes, Node]] | None = None
+    rows: Rows | None = None
 
 
 class LocalTable:

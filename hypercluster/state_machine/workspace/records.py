@@ -45,6 +45,7 @@ ALL_NAMES: Final = bytes(16) + b"N"
 _U64: Final = Struct(">Q")
 _HASHED: Final = Struct(">BHIIIQQqq32s32s")
 HASHED_BYTES: Final = _HASHED.size
+_UNCHANGING: Final = Struct(">BHIIIQ")  # the hashed part as far as the InodeNo
 _COMMON: Final = Struct(">BHIIIQQqq32s32sQQQI")  # the hashed part, then indexes, orphan stamp, xattr bytes
 _FILE_TAIL: Final = Struct(">QQQQ")
 _DIRECTORY_TAIL: Final = Struct(">16sQ")
@@ -139,6 +140,12 @@ def decode_inode_body(inode_id: bytes, record: bytes) -> Inode:
         check(inode.kind == KIND_SYMLINK, "an inode record has an unknown kind")
         inode.target = record[at:]
     return inode
+
+
+def kind_and_number(record: bytes) -> tuple[int, int]:
+    """The kind and InodeNo of an inode's record, place included: what never changes of it."""
+    kind, _, _, _, _, number = _UNCHANGING.unpack_from(record, PLACE_BYTES)
+    return kind, number
 
 
 def decode_hashed(inode_id: bytes, hashed: bytes) -> Inode:
