@@ -8,6 +8,7 @@ without the cluster, for the watchdog asks for them; everything else is the work
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from collections.abc import Awaitable, Callable
@@ -30,7 +31,7 @@ class AttributeOperations:
     def __init__(self, desk: Desk, attributes: virtual.VirtualAttributes) -> None:
         self._desk = desk
         self._virtual = attributes
-        self.before_barrier: Callable[[], Awaitable[None]] | None = None
+        self.beside_barrier: Callable[[], Awaitable[None]] | None = None
 
     def getattr(self, request: Request, node: int) -> None:
         if node != libfuse.ROOT_NODE:
@@ -125,9 +126,10 @@ class AttributeOperations:
         desk.later(request, work)
 
     async def _confirmed(self) -> int:
-        if self.before_barrier is not None:
-            await self.before_barrier()
-        return await self._desk.live.barrier()
+        if self.beside_barrier is None:
+            return await self._desk.live.barrier()
+        log_index, _ = await asyncio.gather(self._desk.live.barrier(), self.beside_barrier())
+        return log_index
 
     def listxattr(self, request: Request, node: int, room: int) -> None:
         desk = self._desk

@@ -62,7 +62,7 @@ class Front:
         self.content = ContentOperations(self.desk, self.locks.closed, self.locks.let_go)
         self.attributes = AttributeOperations(self.desk, VirtualAttributes(live, self.alive, self.described))
         self.local = LocalSide(self.desk, ground, patterns, self.names, self.content)
-        self.attributes.before_barrier = patterns.learn
+        self.attributes.beside_barrier = patterns.learn
         live.on_applied(self._applied)
 
     def alive(self) -> bool:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -75,6 +76,8 @@ def check_user(uid: int) -> None:
 def run_worker(job: MountJob, pipe: int, said: str) -> int:
     """The exit status of the worker; `said` is what one before it reported, or ''."""
     sys.setswitchinterval(SWITCH_S)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # an open local file is one of ours, too (WS-56)
     try:
         return uvloop.run(_serve(job, pipe, said))
     except (HyperClusterError, FatalError, OSError) as error:

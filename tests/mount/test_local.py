@@ -6,6 +6,7 @@ import fcntl
 import json
 import mmap
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -257,6 +258,24 @@ def test_local_files_outlive_their_worker(both: tuple[Path, Path], pair: tuple[M
     assert (a / "build" / "f").read_bytes() == b"kept" and seen(a) == ["build"]
     (a / "y.o").write_bytes(b"still local")
     assert os.stat(a / "y.o").st_ino & LOCAL_BIT
+
+
+def test_many_local_files_are_open_at_once(both: tuple[Path, Path]) -> None:
+    """More than a process may open before it asks for more."""
+    a, _ = both
+    (a / "build").mkdir()
+    held = [os.open(a / "build" / "f", os.O_RDWR | os.O_CREAT)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1_500
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * wanted)), hard))
+    try:
+        held += [os.open(a / "build" / "f", os.O_RDONLY) for _ in range(wanted)]
+        os.write(held[0], b"x")
+        assert {os.pread(descriptor, 1, 0) for descriptor in held} == {b"x"}
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_git_sees_one_tree(both: tuple[Path, Path]) -> None:
