@@ -17,7 +17,7 @@ COMMAND_BYTES_MAX: Final = 1 * MIB
 COMMAND_KEYS_MAX: Final = 1_000
 BATCH_OPS_MAX: Final = 512
 BATCH_BYTES_MAX: Final = 1 * MIB
-BATCH_CHUNK_BYTES_MAX: Final = 256 * KIB  # of chunk puts: whatever comes next waits for the whole entry (WS-37)
+BATCH_CHUNK_BYTES_MAX: Final = 272 * KIB  # four chunk puts: whatever comes next waits for the whole entry (WS-37)
 BATCH_WINDOW_MS: Final = 1
 SUBMIT_COMMANDS_MAX: Final = 256  # commands in one Submit
 SUBMITS_MAX: Final = 256  # Submits in one stream message
@@ -33,6 +33,7 @@ CLIENT_MESSAGE_BYTES_MAX: Final = 2 * MIB
 SNAPSHOT_PIECE_BYTES: Final = 512 * KIB
 
 # Client lanes (D-7).
+LANE_MESSAGE_BYTES: Final = 68 * KIB  # a larger command goes alone: messages are what a leader chooses from (WS-37)
 LANE_RESULTS_MAX: Final = 1_024
 LANES_MAX: Final = 1_000_000
 LANE_SILENT_FORGET_S: Final = 24 * 3600
@@ -228,6 +229,11 @@ check(ENTRY_BYTES_MAX <= APPEND_FRAME_BYTES_MAX <= PEER_FRAME_BYTES_MAX, "an ent
 check(CLIENT_MESSAGE_BYTES_MAX < ENTRY_BYTES_MAX, "one Submit alone must fit an entry with its sender's names")
 check(READ_BYTES_MAX + HUB_PAYLOAD_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX, "a read's answer must fit a message")
 check(COMMAND_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX, "a command must fit a client message")
+check(CHUNK_BYTES_MAX < LANE_MESSAGE_BYTES, "a chunk put needs no message beyond the usual size")
+check(
+    4 * LANE_MESSAGE_BYTES <= BATCH_CHUNK_BYTES_MAX <= BATCH_BYTES_MAX // 2,
+    "puts get four messages, half a batch at most",
+)
 check(INLINE_BYTES_MAX <= CHUNK_BYTES_MAX, "inline content becomes one chunk")
 check(ELECTION_MIN_MS >= 3 * HEARTBEAT_MS, "an election timeout must survive two lost heartbeats")
 check(ELECTION_MAX_MS > ELECTION_MIN_MS, "election timeouts are drawn from a range")

@@ -346,8 +346,11 @@ class Lane:
         if not self._established or self._cursor <= self._isolate_until:
             # An unknown lane starts at whatever seq reaches the cluster first: that must be this one's first message.
             return False
-        few = len(self._messages) < self._settings.messages_in_flight
-        return few or self._ready() >= self._settings.gather_commands
+        if len(self._messages) < self._settings.messages_in_flight or self._ready() >= self._settings.gather_commands:
+            return True
+        # More than half a message: waiting gathers nothing to go with it.
+        following = self._entries.get(max(self._cursor, self._head))
+        return following is not None and 2 * len(following.command) > self._settings.batch_bytes
 
     def _next_run(self, count_max: int) -> list[Entry]:
         """The next commands that can share a message: consecutive, of one workspace, origin and basis."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from hypercluster.limits import LANE_RESULTS_MAX, MIB, SUBMIT_COMMANDS_MAX
+from hypercluster.limits import LANE_MESSAGE_BYTES, LANE_RESULTS_MAX, SUBMIT_COMMANDS_MAX
 from hypercluster.pb.v1 import command_pb2 as command_pb
 from hypercluster.pb.v1 import origin_pb2 as origin_pb
 from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
@@ -88,7 +88,7 @@ class LaneSettings:
     messages_in_flight: int = 4  # beyond it, commands gather until `gather_commands` are ready
     gather_commands: int = 64
     batch_commands: int = SUBMIT_COMMANDS_MAX
-    batch_bytes: int = 1 * MIB - 64 * 1024
+    batch_bytes: int = LANE_MESSAGE_BYTES
     no_leader_ns: int = 5 * S_NS  # WS-3: how long a command that was never accepted waits for a leader
     deadline_ns: int = 30 * S_NS  # WS-3: how long a command that was sent is sent again
     backoff_min_ns: int = 10 * MS_NS

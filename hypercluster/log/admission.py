@@ -16,6 +16,7 @@ from blake3 import blake3
 from hypercluster.errors import MalformedError, TooLargeError
 from hypercluster.limits import (
     AGENT_BYTES_MAX,
+    BATCH_CHUNK_BYTES_MAX,
     CAUSE_BYTES_MAX,
     CHUNK_BYTES_MAX,
     CLIENT_MESSAGE_BYTES_MAX,
@@ -75,7 +76,15 @@ def admit(data: bytes, *, maintenance: bool = False) -> Run:
         else:
             _check_other(command, position, submit, maintenance)
         ops.append(op)
+    if len(data) > BATCH_CHUNK_BYTES_MAX:
+        _check_puts(ops, len(data))
     return take_run(submit, raws, tuple(ops))
+
+
+def _check_puts(ops: list[HubOp | Command], size_bytes: int) -> None:
+    """A message is never split, so one that puts chunks must not fill more than their part of a batch (WS-37)."""
+    if any(not isinstance(op, HubOp) and op.WhichOneof("kind") == "chunk_put" for op in ops):
+        _size("Submit with chunk_put", size_bytes, "BATCH_CHUNK_BYTES_MAX", BATCH_CHUNK_BYTES_MAX)
 
 
 def _check_head(submit: Submit, count: int) -> None:

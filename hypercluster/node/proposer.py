@@ -5,7 +5,8 @@ Never: judges what depends on replicated state (D-3). It turns away only what no
 repeats a verdict only when apply stored it for the same bytes.
 Invariants: each message is answered exactly once, with a verdict for each of its commands; what is turned away was
 not proposed; the commands of a lane go into the log in the order in which they passed the gate; at most
-`batches_in_flight_max` batches are in flight; what is pending is bounded in commands and bytes.
+`batches_in_flight_max` batches are in flight, and beside them at most as many of chunk puts; what is pending is
+bounded in commands and bytes.
 Runs on the node's one loop; nothing here blocks.
 """
 
@@ -30,6 +31,7 @@ from hypercluster.errors import (
 )
 from hypercluster.log.entry import batch_of, encode_batch
 from hypercluster.node.answers import REASONS, Address, address_of, refusal, unread, verdicts_of
+from hypercluster.node.chunk_pace import BatchInFlight, ChunkPace
 from hypercluster.node.lane_gate import LaneGate
 from hypercluster.node.open_batch import OpenBatch, Ticket
 from hypercluster.node.rate_limit import RateLimits, RateSettings
@@ -45,7 +47,6 @@ from hypercluster.values import ClientId, Nanos
 log = logging.getLogger(__name__)
 
 ID_SEED_BYTES = 16
-SMOOTHING = 8  # of how long batches take
 WINDOW_MAX_S = 0.05  # that a batch waits for another at most, however long that one takes
 
 
@@ -100,8 +101,8 @@ class Proposer:
         self._gate: LaneGate[Ticket] = LaneGate()
         self._rates = RateLimits(settings.rate)
         self._open = OpenBatch()
-        self._in_flight = 0
-        self._took_s = 0.0  # from proposal to outcome, smoothed
+        self._pace = ChunkPace()
+        self._in_flight = 0  # batches of ordinary runs; the pace knows of those of chunk puts
         self._close_soon = False
         self._pumping = False
         self._pump_again = False
@@ -199,7 +200,8 @@ class Proposer:
         self.pending_bytes += ticket.size_bytes
         self.admitted_ops += ticket.ops
         for free in passed:
-            self._open.add(free)
+            if self._open.add(free):
+                self._pace.others_sent(ticket.arrived_s)
         self._pump()
 
     def _turn_away(self, whose: Address, error: TurnedAwayError, sink: Sink) -> None:
@@ -225,30 +227,40 @@ class Proposer:
             self._pumping = False
 
     def _look(self) -> None:
-        """Closes the open batch if its time has come, or arranges to look again when it will have."""
+        """Closes an open batch if its time has come, or arranges to look again when it will have."""
         batch, settings = self._open, self._settings
-        if batch.ops == 0 or self._in_flight >= settings.batches_in_flight_max:
-            self._watch_clock(None)
-            return
-        if batch.is_full(settings.ops_max, settings.bytes_max) or batch.flush:
-            self._close()
-        elif self._in_flight == 0:
-            # One more turn: what other streams have read in this one comes along.
-            if not self._close_soon:
-                self._close_soon = True
-                self._turns.call_soon(self._on_soon)
-        else:
-            due_s = batch.oldest_s() + self._window_s()
-            if due_s <= self._clock.monotonic():
-                self._close()
+        now_s = self._clock.monotonic()
+        due_s: float | None = None
+        if batch.ops and self._in_flight < settings.batches_in_flight_max:
+            window_s = self._window_s() if self._in_flight else float("inf")
+            if batch.is_due(settings.ops_max, settings.bytes_max) or batch.oldest_s() + window_s <= now_s:
+                self._close(batch.take(settings.ops_max, settings.bytes_max))
+                return
+            if self._in_flight:
+                due_s = batch.oldest_s() + window_s
             else:
-                self._watch_clock(due_s)
+                self._close_next_turn()
+        if batch.puts_wait():
+            share_bytes = self._pace.share_bytes(now_s)
+            if not share_bytes:
+                puts_due_s = self._pace.due_s(now_s)
+                due_s = puts_due_s if due_s is None else min(due_s, puts_due_s or due_s)
+            elif batch.puts_bytes >= share_bytes or not self._pace.in_flight:
+                self._close_next_turn()
+        self._watch_clock(due_s)
 
     def _window_s(self) -> float:
         """How long an open batch waits while another is in flight: the window that is set, or as long as batches take
         now where that is longer. So what arrives meanwhile shares one entry, whose cost is by the entry more than by
-        the command, and a batch that is held up does not hold up the next (WS-30)."""
-        return max(self._settings.window_ms / 1000, min(self._took_s, WINDOW_MAX_S))
+        the command, and a batch that is held up does not hold up the next (WS-30). Batches that chunk puts make longer
+        do not count: nobody waits for those on purpose (WS-37)."""
+        return max(self._settings.window_ms / 1000, min(self._pace.plain_s, WINDOW_MAX_S))
+
+    def _close_next_turn(self) -> None:
+        """One more turn: what other streams have read in this one comes along."""
+        if not self._close_soon:
+            self._close_soon = True
+            self._turns.call_soon(self._on_soon)
 
     def _on_soon(self) -> None:
         with fatal_if_raised("closing a batch"):
@@ -256,34 +268,36 @@ class Proposer:
 
     def _close_in_time(self) -> None:
         self._close_soon = False
-        if self._open.ops and self._in_flight < self._settings.batches_in_flight_max:
-            self._close()
+        batch, settings = self._open, self._settings
+        if batch.ops and not self._in_flight:
+            self._close(batch.take(settings.ops_max, settings.bytes_max))
+        share_bytes = self._pace.share_bytes(self._clock.monotonic()) if batch.puts_wait() else 0
+        if share_bytes:
+            self._close(batch.take_puts(settings.ops_max, settings.bytes_max, share_bytes))
+        self._pump()
 
-    def _close(self) -> None:
-        settings = self._settings
-        tickets = self._open.take(settings.ops_max, settings.bytes_max)
+    def _close(self, tickets: list[Ticket]) -> None:
         ops = sum([t.ops for t in tickets])
         flush = any(t.flush for t in tickets)
+        batch = self._pace.began(self._clock.monotonic(), sum([t.size_bytes for t in tickets if t.bulk]))
+        self._in_flight += not batch.chunk_bytes
         try:
             stamp_ns = self._engine.next_stamp_ns(ops)
             entry = batch_of(Nanos(stamp_ns), self._random_bytes(ID_SEED_BYTES), [t.group for t in tickets])
             payload = self._encode(entry)
         except TurnedAwayError as error:
-            self._in_flight += 1  # _settle undoes it
-            self._settle(tickets, NotProposed(error.reason), self._clock.monotonic())
+            self._settle(tickets, NotProposed(error.reason), batch)
             return
-        self._in_flight += 1
         self._metrics.batch_size.observe(ops)
         self._metrics.batch_bytes.observe(len(payload))
         if flush:
             self._metrics.forced_flush_count.inc()
-        began_s = self._clock.monotonic()
-        self._engine.propose(payload, entry, partial(self._on_outcome, tickets, began_s))
+        self._engine.propose(payload, entry, partial(self._on_outcome, tickets, batch))
         self._pump()
 
-    def _on_outcome(self, tickets: Sequence[Ticket], began_s: float, outcome: ProposalOutcome) -> None:
+    def _on_outcome(self, tickets: Sequence[Ticket], batch: BatchInFlight, outcome: ProposalOutcome) -> None:
         with fatal_if_raised("settling a batch"):
-            self._settle(tickets, outcome, began_s)
+            self._settle(tickets, outcome, batch)
 
     def _watch_clock(self, batch_due_s: float | None) -> None:
         """One timer for the open batch and for what the gate holds."""
@@ -319,9 +333,9 @@ class Proposer:
 
     # -- answers ----------------------------------------------------------------------------------
 
-    def _settle(self, tickets: Sequence[Ticket], outcome: ProposalOutcome, began_s: float) -> None:
-        self._in_flight -= 1
-        self._took_s += (self._clock.monotonic() - began_s - self._took_s) / SMOOTHING
+    def _settle(self, tickets: Sequence[Ticket], outcome: ProposalOutcome, batch: BatchInFlight) -> None:
+        self._in_flight -= not batch.chunk_bytes
+        self._pace.ended(self._clock.monotonic(), batch, counts=isinstance(outcome, Committed))
         term = self._standing.term()
         if isinstance(outcome, Committed) and isinstance(outcome.result, Applied):
             for ticket, result in zip(tickets, outcome.result.groups, strict=True):

@@ -9,6 +9,7 @@ import pytest
 
 from hypercluster.client.lane import Lane
 from hypercluster.client.lane_types import Intent, LaneSettings, NeedChunks, Redirect, Send, Settled, SlowDown, Verdict
+from hypercluster.limits import BATCH_CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, PRINCIPAL_BYTES_MAX
 from hypercluster.pb.v1 import command_pb2 as command_pb
 from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
 from hypercluster.values import ClientId
@@ -216,6 +217,22 @@ def test_a_message_stays_below_its_size() -> None:
         lane.submit(now, bytes(400))
     lane.submit(now, bytes(5000))
     assert [len(r.commands) for r in sends(lane, now)] == [2, 2, 1, 1]
+
+
+@pytest.mark.req("WS-37")
+def test_chunk_puts_go_one_a_message_and_wait_for_none_to_gather() -> None:
+    """A leader takes whole messages: what travels together, it can not part when others wait."""
+    lane, now = quiet()
+    establish(lane)
+    content = bytes(CHUNK_BYTES_MAX)
+    put = command_pb.Command(chunk_put=file_pb.ChunkPut(hash=bytes(32), content=content)).SerializeToString()
+    for _ in range(10):
+        lane.submit(now, put, b"w" * 16)
+    lane.submit(now, b"small", b"w" * 16)
+    messages = sends(lane, now)
+    assert [len(m.commands) for m in messages] == [1] * 9 + [2], "a small one finds room beside a put"
+    four = sum(m.ByteSize() for m in messages[:4]) + 4 * 3 * PRINCIPAL_BYTES_MAX
+    assert four <= BATCH_CHUNK_BYTES_MAX, "four share a batch"
 
 
 @pytest.mark.req("D-7")

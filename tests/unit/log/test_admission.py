@@ -99,6 +99,11 @@ MALFORMED = {
     "workspace_create.name": one(Command(workspace_create=WorkspaceCreate(name="Src")).SerializeToString()),
 }
 
+
+def put_of(content: bytes) -> bytes:
+    return Command(chunk_put=ChunkPut(hash=blake3(content).digest(), content=content)).SerializeToString()
+
+
 TOO_LARGE = {
     "CLIENT_MESSAGE_BYTES_MAX": bytes(limits.CLIENT_MESSAGE_BYTES_MAX + 1),
     "SUBMIT_COMMANDS_MAX": submit(client(1), 1, [hub_set(b"k")] * (limits.SUBMIT_COMMANDS_MAX + 1)),
@@ -115,6 +120,7 @@ TOO_LARGE = {
     "CHUNK_BYTES_MAX": one(
         Command(chunk_put=ChunkPut(hash=bytes(32), content=bytes(limits.CHUNK_BYTES_MAX + 1))).SerializeToString()
     ),
+    "BATCH_CHUNK_BYTES_MAX": submit(client(1), 1, [put_of(bytes(limits.CHUNK_BYTES_MAX))] * 5, workspace=bytes(16)),
     "SCOPE_NAME_BYTES_MAX": one(Command(workspace_create=WorkspaceCreate(name="a" * 129)).SerializeToString()),
 }
 
@@ -135,12 +141,11 @@ def test_too_large_names_the_limit(limit: str) -> None:
     assert str(getattr(limits, limit)) in str(caught.value)
 
 
-@pytest.mark.req("SEC-3")
+@pytest.mark.req("SEC-3", "WS-37")
 def test_what_is_largest_still_passes() -> None:
     admit(one(hub_set(b"k" * limits.HUB_KEY_BYTES_MAX, b'"' + b"x" * (limits.HUB_PAYLOAD_BYTES_MAX - 2) + b'"')))
     admit(submit(client(1), 1, [hub_set(b"k")] * limits.SUBMIT_COMMANDS_MAX))
-    content = bytes(limits.CHUNK_BYTES_MAX)
-    admit(one(Command(chunk_put=ChunkPut(hash=blake3(content).digest(), content=content)).SerializeToString()))
+    admit(submit(client(1), 1, [put_of(bytes(limits.CHUNK_BYTES_MAX))] * 4, workspace=bytes(16)))
     pieces = [ChunkPiece(hash=bytes(32), length=limits.CHUNK_BYTES_MAX)] * 16
     admit(one(file(write=Write(inode_id=ROOT, pieces=pieces))))
 

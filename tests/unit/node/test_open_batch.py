@@ -26,6 +26,10 @@ def seqs(taken: list[Ticket]) -> list[int]:
     return [t.group.run.first_seq for t in taken]
 
 
+def chunk_bytes(taken: list[Ticket]) -> int:
+    return sum(t.size_bytes for t in taken if t.bulk)
+
+
 @pytest.mark.req("WS-37")
 def test_chunk_puts_take_their_share_and_no_more() -> None:
     batch = OpenBatch()
@@ -33,50 +37,32 @@ def test_chunk_puts_take_their_share_and_no_more() -> None:
         batch.add(ticket(1, seq, size_bytes=64 * KIB, bulk=True))
     for seq in range(4):
         batch.add(ticket(2, seq))
-    taken = batch.take(512, 1024 * KIB)
-    chunk_bytes = sum(t.size_bytes for t in taken if t.bulk)
-    assert [t.group.run.client_id for t in taken[:4]] == [client(2)] * 4, "small ones go first"
-    assert chunk_bytes == 256 * KIB
-    alone = sum(t.size_bytes for t in batch.take(512, 1024 * KIB))
-    assert alone == 256 * KIB, "what comes next would wait for all of it"
-    batch.add(ticket(2, 5))
-    assert sum(t.size_bytes for t in batch.take(512, 256 * KIB) if t.bulk) == 128 * KIB, "of a small batch, half"
+    assert [t.group.run.client_id for t in batch.take(512, 1024 * KIB)] == [client(2)] * 4, "no put is among them"
+    assert chunk_bytes(batch.take_puts(512, 1024 * KIB, 256 * KIB)) == 256 * KIB
+    assert chunk_bytes(batch.take_puts(512, 1024 * KIB, 64 * KIB)) == 64 * KIB
+    assert chunk_bytes(batch.take_puts(512, 1024 * KIB, 900 * KIB)) == 512 * KIB, "half of a batch"
+    assert chunk_bytes(batch.take_puts(512, 256 * KIB, 256 * KIB)) == 128 * KIB, "of a small batch, half"
+    assert len(batch.take_puts(1, 1024 * KIB, 256 * KIB)) == 1
 
 
 @pytest.mark.req("WS-37")
-def test_chunk_puts_get_their_share_under_a_flood_of_others() -> None:
+def test_a_put_too_large_for_its_share_goes_alone() -> None:
     batch = OpenBatch()
-    for seq in range(2_000):
-        batch.add(ticket(2, seq, size_bytes=1 * KIB))
-    for seq in range(20):
-        batch.add(ticket(1, seq, size_bytes=64 * KIB, bulk=True))
-    taken = batch.take(4_096, 1024 * KIB)
-    assert sum(t.size_bytes for t in taken if t.bulk) == 256 * KIB
-    assert sum(t.size_bytes for t in taken if not t.bulk) == 768 * KIB
-
-
-@pytest.mark.req("WS-37")
-def test_a_put_too_large_for_its_share_goes_alone_in_every_second_batch_at_most() -> None:
-    batch = OpenBatch()
-    for seq in range(8):
+    for seq in range(3):
         batch.add(ticket(1, seq, size_bytes=900 * KIB, bulk=True))
-    for seq in range(3_000):
-        batch.add(ticket(2, seq, size_bytes=1 * KIB))
-    kinds = []
-    for _ in range(4):
-        taken = batch.take(512, 1024 * KIB)
-        kinds.append({t.bulk for t in taken})
-        assert len(taken) == 1 or kinds[-1] == {False}
-    assert kinds == [{True}, {False}, {True}, {False}]
+    batch.add(ticket(1, 3, size_bytes=64 * KIB, bulk=True))
+    assert [seqs(batch.take_puts(512, 1024 * KIB, 256 * KIB)) for _ in range(4)] == [[0], [1], [2], [3]]
 
 
 def test_a_run_behind_its_own_chunk_puts_stays_behind_them() -> None:
     batch = OpenBatch()
-    batch.add(ticket(1, 1, size_bytes=700 * KIB, bulk=True))
-    batch.add(ticket(1, 2, size_bytes=700 * KIB, bulk=True))
-    batch.add(ticket(1, 3))
-    assert seqs(batch.take(512, 1024 * KIB)) == [1]
-    assert seqs(batch.take(512, 1024 * KIB)) == [2, 3]
+    assert not batch.add(ticket(1, 1, size_bytes=200 * KIB, bulk=True))
+    assert not batch.add(ticket(1, 2, size_bytes=200 * KIB, bulk=True))
+    assert not batch.add(ticket(1, 3, size_bytes=100 * KIB)), "it is no ordinary run"
+    assert batch.ops == 0 and batch.take(512, 1024 * KIB) == []
+    assert seqs(batch.take_puts(512, 1024 * KIB, 256 * KIB)) == [1]
+    assert seqs(batch.take_puts(512, 1024 * KIB, 256 * KIB)) == [2, 3], "it takes nothing of the puts' share"
+    assert batch.add(ticket(1, 4))
 
 
 def test_a_chunk_put_behind_its_own_small_run_stays_behind_it() -> None:
@@ -84,8 +70,10 @@ def test_a_chunk_put_behind_its_own_small_run_stays_behind_it() -> None:
     for seq in range(1, 400):
         batch.add(ticket(1, seq, ops=2))
     batch.add(ticket(1, 400, size_bytes=64 * KIB, bulk=True))
-    assert seqs(batch.take(512, 1024 * KIB))[-1] < 400
-    assert seqs(batch.take(512, 1024 * KIB))[-1] == 400
+    assert seqs(batch.take(512, 1024 * KIB))[-1] == 256
+    assert not batch.puts_wait() and batch.take_puts(512, 1024 * KIB, 256 * KIB) == []
+    assert seqs(batch.take(512, 1024 * KIB))[-1] == 399
+    assert batch.puts_wait() and seqs(batch.take_puts(512, 1024 * KIB, 256 * KIB)) == [400]
 
 
 @settings(derandomize=True, max_examples=150, deadline=None)
@@ -97,7 +85,7 @@ def test_lanes_keep_their_order_and_nothing_is_lost(seed: int) -> None:
     lanes = dict.fromkeys(range(1, 5), 0)
     taken: list[Ticket] = []
     added = 0
-    while added < 120 or batch.ops:
+    while added < 120 or len(taken) < added:
         if added < 120 and rng.random() < 0.7:
             lane = rng.choice(list(lanes))
             lanes[lane] += 1
@@ -105,17 +93,22 @@ def test_lanes_keep_their_order_and_nothing_is_lost(seed: int) -> None:
             size_bytes = rng.choice([200, 64 * KIB, 700 * KIB, 2000 * KIB]) if bulk else rng.choice([200, 9 * KIB])
             batch.add(ticket(lane, lanes[lane], size_bytes=size_bytes, bulk=bulk, ops=rng.randint(1, 20)))
             added += 1
-        elif batch.ops:
-            others = any(not t.bulk for t in batch._ordinary)
+            continue
+        share_bytes = rng.choice([64, 100, 256]) * KIB
+        wait = bool(batch.ops), batch.puts_wait()
+        assert any(wait) or len(taken) == added, f"seed {seed}: what waits can never go"
+        if rng.random() < 0.5:
             got = batch.take(64, 1024 * KIB)
-            assert got, f"seed {seed}: something waits and nothing is taken"
-            if len(got) > 1:
-                assert sum(t.ops for t in got) <= 64
-                assert sum(t.size_bytes for t in got) <= 1024 * KIB
-                if others:
-                    assert sum(t.size_bytes for t in got if t.bulk) <= 512 * KIB
-            taken += got
+            assert bool(got) == wait[0] and not any(t.bulk for t in got), f"seed {seed}"
+        else:
+            got = batch.take_puts(64, 1024 * KIB, share_bytes)
+            assert bool(got) == wait[1], f"seed {seed}"
+            assert len(got) <= 1 or chunk_bytes(got) <= share_bytes, f"seed {seed}"
+        if len(got) > 1:
+            assert sum(t.ops for t in got) <= 64
+            assert sum(t.size_bytes for t in got) <= 1024 * KIB
+        taken += got
     for lane in lanes:
         order = [t.group.run.first_seq for t in taken if t.group.run.client_id == client(lane)]
         assert order == list(range(1, lanes[lane] + 1)), f"seed {seed}"
-    assert batch.size_bytes == 0
+    assert batch.ops == batch.puts_bytes == 0

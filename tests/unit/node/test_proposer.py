@@ -23,7 +23,7 @@ from hypercluster.telemetry.metrics import Metrics
 from hypercluster.values import Scope
 from tests.fakes.scripted_engine import ScriptedEngine
 from tests.fakes.virtual_turns import VirtualTurns
-from tests.unit.node.commands import CALLER, SCOPE, chunk, client, fsync, hub_set, submit
+from tests.unit.node.commands import CALLER, SCOPE, client, fsync, hub_set, submit
 from tests.unit.node.memory_state import MemoryState, no_fanout
 
 FAST = RateSettings(ops_per_s=1_000_000, burst_ops=1_000_000, bytes_per_s=1 << 40)
@@ -379,20 +379,3 @@ def test_stop_drains_what_is_in_flight_and_says_when_idle() -> None:
     assert node.flat() == [(3, REASONS["SHUTTING_DOWN"])] and not idle
     node.commit()
     assert node.flat()[-1] == (1, 0) and idle == [True]
-
-
-@pytest.mark.req("WS-37")
-def test_small_commands_overtake_chunk_puts_of_another_lane() -> None:
-    node = Node()
-    content = bytes(60_000)
-    for seq in range(1, 41):
-        node.send(submit(client(1), seq, chunk(content), workspace_id=bytes(16)))
-    node.send(submit(client(2), 1, hub_set("a")))
-    node.turns.settle()
-    assert [len(p.entry.groups) for p in node.engine.proposals] == [4, 4], "two batches of puts alone"
-    node.commit()
-    node.turns.pass_time(0.002)
-    next_batch = node.engine.proposals[-1].entry
-    assert next_batch.groups[0].run.client_id == client(2), "it did not wait behind the puts that came before it"
-    put_bytes = sum(len(g.submit) for g in next_batch.groups if g.run.client_id == client(1))
-    assert put_bytes <= 256 * 1024
