@@ -6,8 +6,7 @@ repeats a verdict only when apply stored it for the same bytes.
 Invariants: each message is answered exactly once, with a verdict for each of its commands; what is turned away was
 not proposed; the commands of a lane go into the log in the order in which they passed the gate; at most
 `batches_in_flight_max` batches are in flight, and beside them at most as many of chunk puts; what is pending is
-bounded in commands and bytes.
-Runs on the node's one loop; nothing here blocks.
+bounded in commands and bytes. Runs on the node's one loop; nothing here blocks.
 """
 
 from __future__ import annotations
@@ -252,8 +251,7 @@ class Proposer:
     def _window_s(self) -> float:
         """How long an open batch waits while another is in flight: the window that is set, or as long as batches take
         now where that is longer. So what arrives meanwhile shares one entry, whose cost is by the entry more than by
-        the command, and a batch that is held up does not hold up the next (WS-30). Batches that chunk puts make longer
-        do not count: nobody waits for those on purpose (WS-37)."""
+        the command, and a batch that is held up does not hold up the next (WS-30). Those of chunk puts do not count."""
         return max(self._settings.window_ms / 1000, min(self._pace.plain_s, WINDOW_MAX_S))
 
     def _close_next_turn(self) -> None:
@@ -271,14 +269,12 @@ class Proposer:
         batch, settings = self._open, self._settings
         if batch.ops and not self._in_flight:
             self._close(batch.take(settings.ops_max, settings.bytes_max))
-        share_bytes = self._pace.share_bytes(self._clock.monotonic()) if batch.puts_wait() else 0
-        if share_bytes:
+        if batch.puts_wait() and (share_bytes := self._pace.share_bytes(self._clock.monotonic())):
             self._close(batch.take_puts(settings.ops_max, settings.bytes_max, share_bytes))
         self._pump()
 
     def _close(self, tickets: list[Ticket]) -> None:
         ops = sum([t.ops for t in tickets])
-        flush = any(t.flush for t in tickets)
         batch = self._pace.began(self._clock.monotonic(), sum([t.size_bytes for t in tickets if t.bulk]))
         self._in_flight += not batch.chunk_bytes
         try:
@@ -290,8 +286,7 @@ class Proposer:
             return
         self._metrics.batch_size.observe(ops)
         self._metrics.batch_bytes.observe(len(payload))
-        if flush:
-            self._metrics.forced_flush_count.inc()
+        self._metrics.forced_flush_count.inc(any(t.flush for t in tickets))
         self._engine.propose(payload, entry, partial(self._on_outcome, tickets, batch))
         self._pump()
 
