@@ -110,6 +110,16 @@ SCENARIOS = _table(
         workloads=("locks", "files"),
         duration_s=90.0,
     ),
+    Scenario(
+        "awakenings",
+        "leaders that stand still and wake alone, and then as much quiet as a lease needs to end",
+        nemeses=("leader-wakes-alone",),
+        workloads=("locks",),
+        duration_s=90.0,
+        gap_s=(8.0, 10.0),
+        last_s=(3.0, 6.0),
+        ops_min=300,
+    ),
     Scenario("clocks", "clocks that jump and drift", nemeses=("clock-jump", "clock-drift")),
     Scenario(
         "swarm",

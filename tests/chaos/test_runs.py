@@ -60,6 +60,7 @@ def test_a_cluster_that_is_broken_for_a_while_keeps_its_word(tmp_path: Path) -> 
         ("locks_no_grace", ["locks", *LOCK_FAULTS]),
         ("locks_tokens_reused", ["locks", *LOCK_FAULTS]),
         ("locks_any_worker_reclaims", ["locks", *LOCK_FAULTS]),
+        ("renew_without_round", ["awakenings"]),
     ],
 )
 def test_the_harness_says_no_to_a_known_bad_build(tmp_path: Path, bad: str, arguments: list[str]) -> None:
