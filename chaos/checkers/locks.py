@@ -39,7 +39,7 @@ LONG_NS: Final = 60_000_000_000
 LEAST: Final[Mapping[str, int]] = {
     "looks": 10,
     "expiries": 3,
-    "reclaims": 2,
+    "reclaims": 1,
     "reclaims refused to another worker": 1,
     "late writes fenced": 1,
 }
