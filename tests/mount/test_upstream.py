@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tests.mount.torture.upstream import Outcome, Suite
+from tests.mount.torture.upstream import Outcome, Suite, sum_up
 
 TAP = """\
 ok 1 - plain
@@ -27,6 +27,12 @@ def test_cases_are_told_apart() -> None:
     assert outcome.failed == {3: "a lock # of its own"} and outcome.unexplained == outcome.failed
     outcome.failed_locally = [3]
     assert outcome.unexplained == {}
+
+
+def test_what_the_specification_refuses_is_told_from_what_it_does_not() -> None:
+    outcome = Outcome("t0052-simple-ipc", failed={1: "start simple command server", 10: "something else"})
+    assert outcome.unexplained == {10: "something else"}
+    assert sum_up([outcome], 1) == ["t0052-simple-ipc 10: something else", "nothing passed"]
 
 
 def test_a_script_without_its_plan_did_not_run_to_its_end() -> None:

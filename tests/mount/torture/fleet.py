@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import random
 import shutil
@@ -95,13 +96,21 @@ class Fleet:
 
 
 @dataclass(slots=True)
+class Disturbance:
+    """From a kill until what was killed is replaced."""
+
+    begun_s: float
+    ended_s: float = math.inf
+
+
+@dataclass(slots=True)
 class Killer:
     """Kills in turn the leader and the worker of one of the mounts; a killed node comes back."""
 
     fleet: Fleet
     rng: random.Random
     every_s: float
-    about_to_kill: Callable[[], None] = lambda: None
+    disturbances: list[Disturbance] = field(default_factory=list)
     leaders: int = 0
     workers: int = 0
     problems: list[str] = field(default_factory=list)
@@ -122,14 +131,16 @@ class Killer:
     def _run(self) -> None:
         turn = 0
         while not self._over.wait(self.every_s):
+            disturbance = Disturbance(time.monotonic())
+            self.disturbances.append(disturbance)
             try:
-                self.about_to_kill()
                 if turn % 2 == 0:
                     self._kill_worker()
                 else:
                     self._kill_leader()
             except (AssertionError, OSError) as error:
                 self.problems.append(f"a kill failed: {error!r}")
+            disturbance.ended_s = time.monotonic()
             turn += 1
 
     def _kill_leader(self) -> None:
@@ -139,6 +150,7 @@ class Killer:
         self.leaders += 1
         self._over.wait(RESTART_AFTER_S)
         cluster.cluster.start(leader)
+        cluster.leader(LEADER_S)
 
     def _kill_worker(self) -> None:
         mount = self.rng.choice(self.fleet.mounts)

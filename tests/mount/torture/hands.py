@@ -20,9 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.mount.torture.fleet import Disturbance
+
 DIRECTORIES = 7
 FILES = 40  # in each
-AFTERMATH_S = 40.0  # for so long after a kill a command may fail
+AFTERMATH_S = 10.0  # for so long after what was killed has been replaced a command may fail
 COMMAND_S = 600.0
 PAUSE_S = 0.2
 LOCKED = ("File exists", "cannot lock ref", "Unable to create", "gc is already running", "reference already exists")
@@ -53,6 +55,11 @@ class Quiet:
         self._changed = threading.Condition()
         self._running = 0
         self._alone = False
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether somebody is alone, or waits for it."""
+        return self._alone
 
     @contextlib.contextmanager
     def command(self) -> Iterator[None]:
@@ -99,7 +106,7 @@ class Hand:
     base: Path
     rng: random.Random
     quiet: Quiet
-    killed_s: list[float]
+    disturbances: list[Disturbance]
     subjects: list[str] = field(default_factory=list)
     branches: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
@@ -231,7 +238,7 @@ class Hand:
         return False
 
     def judge_failure(self, what: str, words: str, begun_s: float) -> None:
-        disturbed = any(begun_s - AFTERMATH_S <= at_s <= time.monotonic() for at_s in self.killed_s)
+        disturbed = any(begun_s <= kill.ended_s + AFTERMATH_S for kill in self.disturbances)
         if not disturbed and not any(word in words for word in LOCKED):
             self.problems.append(f"tree{self.number}: {what} failed though nothing was killed: {words[-400:]}")
 

@@ -193,13 +193,12 @@ def main() -> None:
         commits = make_repository(bases[0] / "repository", source, rng)
         fleet.settle()
         print(f"{commits} commits of {source or 'a made one'} in {time.monotonic() - begun_s:.0f} s", flush=True)
-        killed_s: list[float] = []
         quiet = Quiet()
+        killer = Killer(fleet, rng, given.kill_every_s)
         hands = [
-            Hand(n, (n + 1) % MOUNTS, base, random.Random(rng.getrandbits(32)), quiet, killed_s)
+            Hand(n, (n + 1) % MOUNTS, base, random.Random(rng.getrandbits(32)), quiet, killer.disturbances)
             for n, base in enumerate(bases)
         ]
-        killer = Killer(fleet, rng, given.kill_every_s, about_to_kill=lambda: killed_s.append(time.monotonic()))
         work(fleet, hands, killer, given.seconds)
         settle(fleet, bases, hands)
         problems = killer.problems + [problem for hand in hands for problem in hand.problems]
