@@ -114,17 +114,20 @@ class Suite:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            while process.poll() is None and time.monotonic() < stop_s:
-                try:
-                    process.wait(min(REPORT_EVERY_S, max(0.0, stop_s - time.monotonic())))
-                except subprocess.TimeoutExpired:
-                    so_far = Outcome(script)
-                    so_far.read(output.read_text(errors="replace"))
-                    tell(so_far)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(KILLED_S)
-            outcome.end = "cut off: the time was over" if time.monotonic() >= end_s else f"hung for {SCRIPT_S:.0f} s"
+            try:
+                while process.poll() is None and time.monotonic() < stop_s:
+                    try:
+                        process.wait(min(REPORT_EVERY_S, max(0.0, stop_s - time.monotonic())))
+                    except subprocess.TimeoutExpired:
+                        so_far = Outcome(script)
+                        so_far.read(output.read_text(errors="replace"))
+                        tell(so_far)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait(KILLED_S)
+                    over = time.monotonic() >= end_s
+                    outcome.end = "cut off: the time was over" if over else f"hung for {SCRIPT_S:.0f} s"
         outcome.seconds = time.monotonic() - begun_s
         outcome.read(output.read_text(errors="replace"))
         return outcome
