@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from hypercluster.client.live.shelf import READY, Building
 from hypercluster.client.live.store import TreeStore
+from hypercluster.client.sqlite_store import SqliteStore
 from hypercluster.client.worker.mirror import Batch, Mirror
+from hypercluster.client.worker.mirror_disk import MirrorDisk
 from hypercluster.storage import install_plan, quarantine, rocks_database
 from hypercluster.storage.archive.archive import OplogArchive
 from hypercluster.storage.archive.segment import read_segment, write_segment
@@ -130,6 +132,26 @@ def _counts_half_a_tree() -> None:
     Building.__init__ = begin  # type: ignore[method-assign]
 
 
+def _syncs_no_file() -> None:
+    """Of segments, manifests and archives; RocksDB syncs for itself. For power cuts: a kill can not show it."""
+
+    def nothing(_: PosixFile) -> None:
+        return
+
+    PosixFile.fsync = PosixFile.fdatasync = nothing  # type: ignore[method-assign]
+
+
+def _syncs_its_index_alone() -> None:
+    """The worker's database is synced with every commit, what lies in the directory never. For power cuts, too."""
+    commit = SqliteStore.commit_batch
+
+    def commit_synced(store: SqliteStore, *, sync: bool = True) -> None:
+        commit(store, sync=True)
+
+    SqliteStore.commit_batch = commit_synced  # type: ignore[method-assign]
+    MirrorDisk.sync = lambda _: None  # type: ignore[method-assign]
+
+
 DEFECTS: Final[Mapping[str, Callable[[], None]]] = {
     "": lambda: None,
     "writes_late": _writes_late,
@@ -140,4 +162,6 @@ DEFECTS: Final[Mapping[str, Callable[[], None]]] = {
     "joins_by_replacing": _joins_by_replacing,
     "keeps_no_plan": _keeps_no_plan,
     "counts_half_a_tree": _counts_half_a_tree,
+    "syncs_no_file": _syncs_no_file,
+    "syncs_its_index_alone": _syncs_its_index_alone,
 }

@@ -4,7 +4,8 @@ Owns: the worker's state directory: `lock`, `chunks/` and `tree-NUMBER/`; which 
 Never: talks to a cluster; touches a tree that is in use.
 Invariants: one process at a time has the directory; a tree counts once its record `state` says "ready", which is
 written in the last transaction of its building, after its root was computed from inodes and entries alone; the highest
-number counts, and every other tree is removed at the next start.
+number counts, and every other tree is removed at the next start. A tree is removed after the one that replaces it is
+synced, so after a power cut one of them is there.
 
     tree-7/   LMDB: families of the workspace, places in META, records workspace_id, history_id, state, failure
 """
@@ -140,6 +141,7 @@ class Building:
         self._write(places)
         self._store.put_record("state", READY)
         self._store.flush_now()
+        self._store.sync()  # the tree before goes next, and must not go alone
         return self._store
 
     def _write(self, changes: list[Change]) -> None:

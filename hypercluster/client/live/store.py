@@ -258,6 +258,20 @@ class TreeStore:
             self.flush()
             self.end_flush()
 
+    def sync(self) -> None:
+        """What was flushed survives a power cut when this returns: until then the newest transaction may be undone.
+        Raises OSError."""
+        try:
+            self._environment.sync(True)
+        except lmdb.Error as error:
+            raise OSError(f"{self.path}: {error}") from error
+        for directory in (self.path, os.path.dirname(self.path)):  # the file itself may be new, too
+            opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
+
     def close(self) -> None:
         """Without a flush: who wants one asks for it before. Idempotent."""
         self._reading.abort()
