@@ -82,7 +82,7 @@ class ChunkBytes:
         self._waiting = WaitingChunks()
         self._due_s = self._walk_due_s = self._reclaim_due_s = 0.0
         self._reclaiming = False
-        self._deleted = False
+        self._deleted = True  # perhaps: by a life before this one, which ended before the space came back
         self.freed_bytes = 0  # since the node was started
 
     def put(self, chunk_hash: ChunkHash, content: bytes) -> bool:
