@@ -8,7 +8,9 @@ Never: caches, retries of a failed sync (CL-4), or a decision about formats.
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import Final, Protocol
+
+CLOSED: Final = -1  # in place of a descriptor
 
 
 class File(Protocol):
@@ -28,7 +30,8 @@ class File(Protocol):
 
     def truncate(self, size_bytes: int) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Closed again it stays closed, and nobody else's file is."""
 
 
 class Disk(Protocol):
@@ -93,7 +96,10 @@ class PosixFile:
         os.ftruncate(self._fd, size_bytes)
 
     def close(self) -> None:
-        os.close(self._fd)
+        """Once: a second time the number may be another file's, of any thread."""
+        fd, self._fd = self._fd, CLOSED
+        if fd != CLOSED:
+            os.close(fd)
 
 
 class PosixDisk:

@@ -65,6 +65,17 @@ def test_truncate_cuts_and_extends_with_zeros(disk: Disk, top: str) -> None:
     file.close()
 
 
+def test_a_file_that_is_closed_twice_closes_nobody_elses(disk: Disk, top: str) -> None:
+    """The next one that is opened has its number."""
+    file = disk.open(f"{top}/a", create=True)
+    file.close()
+    other = disk.open(f"{top}/b", create=True)
+    file.close()
+    other.pwrite(b"still here", 0)
+    assert other.pread(100, 0) == b"still here"
+    other.close()
+
+
 def test_a_closed_file_is_dead(disk: Disk, top: str) -> None:
     file = disk.open(f"{top}/a", create=True)
     file.close()

@@ -145,7 +145,6 @@ class _Writer:
         foot = foot[:-_DIGEST_BYTES] + self._hash.digest()
         self._file.pwrite(foot, self._offset)
         self._file.fsync()
-        self._file.close()
         path = os.path.join(self._directory, segment_name(self._first, last_index))
         self._disk.rename(self._path, path)
         self._disk.fsync_dir(self._directory)
@@ -163,6 +162,7 @@ class _Writer:
         )
 
     def close(self) -> None:
+        """Whether or not it came to its end. What counts is synced by then."""
         with contextlib.suppress(OSError):
             self._file.close()
 
