@@ -121,6 +121,8 @@ OPLOG_KEEP_OPS: Final = 10_000_000
 OPLOG_BYTES_MAX: Final = 64 * 1024 * MIB  # of one workspace, uncompressed; beyond it the oldest goes early
 ARCHIVE_KEEP_DAYS: Final = 90
 ARCHIVE_BYTES_MAX: Final = 256 * 1024 * MIB  # of a node; beyond it the oldest goes early
+SNAPSHOT_PAGES_A_REQUEST_MAX: Final = 8  # of a snapshot that a node fetches from another
+SIDE_QUEUED_BYTES_MAX: Final = 512 * KIB  # with more than this towards a peer, what is not the engine's waits
 COLLECT_CHUNKS_PER_S: Final = 1_000
 SNAPSHOT_BYTES_PER_S: Final = 16 * MIB  # read from the state while a workspace snapshot is written
 COLLECT_CHUNKS_MAX: Final = 300
@@ -243,4 +245,7 @@ check(CHUNK_PIN_MS <= LAG_MAX_MS, "a chunk that was in a tree stays at least as 
 check(LOCK_MARGIN_MS < LOCK_GRACE_MS, "a holder that renews late, but within the grace, keeps its lock")
 check(ORPHAN_KEEP_MS >= 3 * LOCK_TTL_MS, "orphans outlive the locks on them")
 check(FALLBACK_MS < 2 * ELECTION_MIN_MS, "a leader without a majority steps down within two election timeouts")
+check(
+    SNAPSHOT_PAGES_A_REQUEST_MAX <= CHUNK_REQUEST_HASHES_MAX, "an answer with pages is no longer than one with chunks"
+)
 check(CHUNK_REQUEST_HASHES_MAX * CHUNK_BYTES_MAX < PEER_FRAME_BYTES_MAX, "an answer with chunks must fit a frame")

@@ -22,12 +22,17 @@ from hypercluster.node.own_lane import OwnLane
 from hypercluster.node.proposer import Proposer
 from hypercluster.node.reads import Reads
 from hypercluster.node.retention import Retention, settings_of_workspaces
+from hypercluster.node.snapshot_fetch import SnapshotFetch
+from hypercluster.node.snapshot_serving import SnapshotServing
 from hypercluster.node.standing import Standing
 from hypercluster.node.tree_snapshots import TreeSnapshots
+from hypercluster.pb.v1.peer_pb2 import SnapshotExchange
 from hypercluster.raft.engine import Clock
+from hypercluster.raft.side_frames import SideFrames
 from hypercluster.rpc.scoped import workspace_of
 from hypercluster.rpc.snapshots import SnapshotCalls, SnapshotParts
 from hypercluster.telemetry.metrics import Metrics
+from hypercluster.values import NodeId
 
 
 class RetentionParts:
@@ -42,25 +47,14 @@ class RetentionParts:
         clock: Clock,
         metrics: Metrics,
         on_fatal: Callable[[BaseException], None],
+        side: SideFrames,
     ) -> None:
         self._config = config
         self._clock = clock
         self._metrics = metrics
         self._reader = directory.storage.store
         self._history_id = directory.identity.history_id
-        self.snapshots = TreeSnapshots(
-            directory.snapshots,
-            directory.storage.store,
-            directory.storage.store.hold,
-            directory.runners.retention,
-            loop,
-            metrics,
-            directory.identity.history_id,
-            lambda: files.current().pair,
-            on_fatal,
-            bytes_per_s=config.retention.snapshot_bytes_per_s,
-            has_room=lambda: directory.storage.free_bytes() > 2 * DISK_LOW_BYTES,
-        )
+        self._wire_snapshots(directory, files, loop, on_fatal, side)
         storage = directory.storage
         self.chunk_bytes = ChunkBytes(
             storage.chunks,
@@ -81,6 +75,59 @@ class RetentionParts:
             metrics,
             on_fatal,
         )
+
+    def _wire_snapshots(
+        self,
+        directory: OpenDirectory,
+        files: ReloadingFiles,
+        loop: asyncio.AbstractEventLoop,
+        on_fatal: Callable[[BaseException], None],
+        side: SideFrames,
+    ) -> None:
+        """What this node writes, what it has from others, and what it gives them: beside the loop in one thread."""
+        storage, runner = directory.storage, directory.runners.retention
+        bytes_per_s = self._config.retention.snapshot_bytes_per_s
+
+        def has_room() -> bool:
+            return storage.free_bytes() > 2 * DISK_LOW_BYTES
+
+        self.snapshots = TreeSnapshots(
+            directory.snapshots,
+            storage.store,
+            storage.store.hold,
+            runner,
+            loop,
+            self._metrics,
+            self._history_id,
+            lambda: files.current().pair,
+            on_fatal,
+            bytes_per_s=bytes_per_s,
+            has_room=has_room,
+        )
+        self.fetch = SnapshotFetch(
+            self.snapshots,
+            storage.store,
+            runner,
+            loop,
+            self._metrics,
+            self._history_id,
+            peers=side.connected,
+            send=side.send_side,
+            trust_pem=lambda: files.current().trust_pem,
+            on_fatal=on_fatal,
+            bytes_per_s=bytes_per_s,
+            has_room=has_room,
+        )
+        self.serving = SnapshotServing(
+            directory.snapshots, runner, loop, self._metrics, side.send_side, on_fatal, bytes_per_s=bytes_per_s
+        )
+        side.listen(self._exchange)
+
+    def _exchange(self, peer: NodeId, exchange: SnapshotExchange) -> None:
+        if exchange.HasField("request"):
+            self.serving.asked(peer, exchange.request)
+        else:
+            self.fetch.answered(peer, exchange.reply)
 
     def start(self, proposer: Proposer, standing: Standing) -> None:
         """What the leader proposes."""
@@ -117,8 +164,17 @@ class RetentionParts:
 
     def looks(self) -> tuple[Callable[[], None], ...]:
         """What the lifecycle calls now and then."""
-        return self.schedule.look, self.collection.look, self.snapshots.look, self.archiving.look, self.chunk_bytes.look
+        return (
+            self.schedule.look,
+            self.collection.look,
+            self.snapshots.look,
+            self.fetch.look,
+            self.archiving.look,
+            self.chunk_bytes.look,
+        )
 
     def close(self) -> None:
         self.chunk_bytes.close()
+        self.serving.close()
+        self.fetch.close()
         self.snapshots.close()

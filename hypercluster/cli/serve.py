@@ -59,6 +59,7 @@ from hypercluster.raft.peer_hello import LocalNode
 from hypercluster.raft.peer_transport import GrpcPeerTransport
 from hypercluster.raft.settings import EngineParts
 from hypercluster.raft.settings import Identity as EngineIdentity
+from hypercluster.raft.side_frames import SideFrames
 from hypercluster.rpc.cluster_service import ClusterService
 from hypercluster.rpc.command_service import CommandService
 from hypercluster.rpc.coordination_service import CoordinationService
@@ -201,10 +202,11 @@ class _Wiring:
             applied_index=lambda: self.host.applied_index,
             admit=self.directory.met.admit,
         )
+        self.side = SideFrames(self.transport)
         self.addresses = ClientAddresses(identity.node_id, address, self.transport)
         self.fanout = Fanout(stored_op_log(storage.store, self.clock.wall_ns), self.loop, self.metrics, encode_slice)
         self.retention = RetentionParts(
-            self.config, self.directory, self.files, self.loop, self.clock, self.metrics, self.fatal
+            self.config, self.directory, self.files, self.loop, self.clock, self.metrics, self.fatal, self.side
         )
         self.events = EventFanout(storage.store, self.metrics, encode_event)
         self.host = ApplyLoop(
@@ -230,7 +232,7 @@ class _Wiring:
             host=self.host,
             checkpoints=AnnouncedCheckpoints(storage.checkpoints, self._state_replaced),
             chunks=storage.chunks,
-            transport=self.transport,
+            transport=self.side,
             clock=self.clock,
             syncs=TimedSyncs(self.directory.runners.syncs, self.clock, self.metrics, self.fsync_times),
             bulk=self.directory.runners.bulk,

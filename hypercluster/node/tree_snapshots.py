@@ -82,6 +82,7 @@ class TreeSnapshots:
         self._writing: SnapshotWriter | None = None
         self._busy = False  # a job of ours is with the runner
         self._sweep_due = True  # what a killed writer left
+        self._fetching = False
         self._look_due_s = 0.0
         self._after = b""  # place of the workspace looked at last
         self._held_after = _FIRST  # the stored snapshot looked at last
@@ -115,7 +116,7 @@ class TreeSnapshots:
             self._writing = self._waiting.pop(next(iter(self._waiting)))
         if self._writing is not None:
             self._step(self._writing)
-        elif self._sweep_due:
+        elif self._sweep_due and not self._fetching:
             self._sweep_due = False
             self._submit(self._sweep, self._swept)
 
@@ -167,6 +168,24 @@ class TreeSnapshots:
         fields = {"workspace": mark.workspace_id.hex(), "log_index": mark.log_index, "why": why}
         log.warning("a workspace snapshot is not stored on this node", extra={"fields": fields})
 
+    # -- fetching (snapshot_fetch.py) ---------------------------------------------------------------
+
+    def is_making(self, workspace_id: bytes) -> bool:
+        """Whether one of this workspace is being written here, or waits for it."""
+        writing = self._writing is not None and self._writing.marked.workspace_id == workspace_id
+        return writing or workspace_id in self._waiting
+
+    def fetch_begins(self) -> None:
+        """Until `fetch_ended` no page is swept away. A sweep under way ends before the next job of the runner."""
+        self._fetching = True
+
+    def fetch_ended(self, published: bool) -> None:
+        self._fetching = False
+        if published:
+            self._metrics.snapshot_bytes.set(self.store.stored_bytes)
+        else:
+            self._sweep_due = True  # pages of one that did not come to its end
+
     # -- letting go -------------------------------------------------------------------------------
 
     def look(self) -> None:
@@ -201,10 +220,8 @@ class TreeSnapshots:
             if newest is None or self.store.find(workspace_id, newest.log_index) is not None:
                 continue
             header = queries.read_header(self._reader, workspace_id)
-            busy = workspace_id in self._waiting or (
-                self._writing is not None and self._writing.marked.workspace_id == workspace_id
-            )
-            if header is not None and header.log_index == newest.log_index and not busy:
+            current = header is not None and header.log_index == newest.log_index
+            if header is not None and current and not self.is_making(workspace_id):
                 lacking.append(MarkedSnapshot(workspace_id, header.log_index, header.root))
         if lacking:
             self.marked(lacking)

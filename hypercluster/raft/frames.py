@@ -10,6 +10,7 @@ only if `piece_is_whole` says so (a damaged piece is the receiver's business, no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import google_crc32c
@@ -25,8 +26,10 @@ from hypercluster.pb.v1.peer_pb2 import (
     ChunkRequest,
     PeerFrame,
     PeerHello,
+    SnapshotExchange,
 )
 from hypercluster.raft.membership import membership_from_entry, membership_to_entry
+from hypercluster.snapshot_manifest import MANIFEST_BYTES_MAX
 from hypercluster.values import CheckpointMeta, Digest, Index, Term
 
 PROTOCOL: Final = 1
@@ -78,6 +81,8 @@ def decode_frame(content: bytes) -> PeerFrame:
             _check_chunk_request(frame.chunk_request)
         case "chunk_reply":
             _check_chunk_reply(frame.chunk_reply)
+        case "snapshot":
+            _check_snapshot(frame.snapshot)
         case _:
             raise MalformedError("peer frame of no known kind")
     return frame
@@ -154,6 +159,36 @@ def _check_chunk_reply(reply: ChunkReply) -> None:
         if len(chunk.hash) != 32:
             raise MalformedError(f"chunk_reply: a hash of {len(chunk.hash)} bytes, must be 32")
         _at_most("chunk_reply.content", chunk.content, limits.CHUNK_BYTES_MAX)
+
+
+def _check_snapshot(exchange: SnapshotExchange) -> None:
+    match exchange.WhichOneof("kind"):
+        case "request":
+            _check_snapshot_of("snapshot.request", exchange.request.workspace_id, exchange.request.log_index)
+            _check_pages("snapshot.request.pages", exchange.request.pages)
+            for page_hash in exchange.request.pages:
+                if len(page_hash) != 32:
+                    raise MalformedError(f"snapshot.request: a hash of {len(page_hash)} bytes, must be 32")
+        case "reply":
+            reply = exchange.reply
+            _check_snapshot_of("snapshot.reply", reply.workspace_id, reply.log_index)
+            _check_pages("snapshot.reply.pages", reply.pages)
+            for page in reply.pages:
+                _at_most("snapshot.reply.pages", page, limits.CHUNK_BYTES_MAX)
+            _at_most("snapshot.reply.manifest", reply.manifest.manifest, MANIFEST_BYTES_MAX)
+        case _:
+            raise MalformedError("snapshot: neither request nor reply")
+
+
+def _check_snapshot_of(field: str, workspace_id: bytes, log_index: int) -> None:
+    if len(workspace_id) != 16:
+        raise MalformedError(f"{field}.workspace_id is {len(workspace_id)} bytes, must be 16")
+    _numbers(log_index=log_index)
+
+
+def _check_pages(field: str, pages: Sequence[bytes]) -> None:
+    if len(pages) > limits.SNAPSHOT_PAGES_A_REQUEST_MAX:
+        raise MalformedError(f"{field} holds {len(pages)}, limit SNAPSHOT_PAGES_A_REQUEST_MAX")
 
 
 def piece_crc(content: bytes) -> int:

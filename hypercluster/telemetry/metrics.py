@@ -61,6 +61,12 @@ class Metrics:
         self.workers = gauge("hypercluster_workers", "Workers that have a session with this node")
         self.snapshots_marked = counter("hypercluster_snapshots_marked", "Workspace snapshots marked in the log")
         self.snapshots_stored = counter("hypercluster_snapshots_stored", "Workspace snapshots written by this node")
+        self.snapshots_fetched = counter(
+            "hypercluster_snapshots_fetched", "Workspace snapshots fetched from another node"
+        )
+        self.snapshots_served = counter(
+            "hypercluster_snapshot_bytes_served", "Bytes of workspace snapshots sent to other nodes that lacked them"
+        )
         self.snapshot_bytes = gauge("hypercluster_snapshot_bytes", "Bytes of workspace snapshots on this node's disk")
         self.oplog_early_trims = counter("hypercluster_oplog_early_trims", "Trims of an op log over its budget")
         self.archive_bytes = gauge("hypercluster_archive_bytes", "Bytes of archived op logs on this node's disk")

@@ -152,6 +152,7 @@ _PLACES: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     ("snapshot-step", "hypercluster.storage.snapshots.writer:SnapshotWriter.step", (RETENTION, NODE)),
     ("snapshot-page", "hypercluster.storage.snapshots.store:SnapshotStore.put_page", (RETENTION,)),
     ("snapshot-publish", "hypercluster.storage.snapshots.store:SnapshotStore.publish", (RETENTION, NODE)),
+    ("snapshot-manifest", "hypercluster.storage.snapshots.store:SnapshotStore.publish_signed", (RETENTION,)),
     ("snapshot-drop", "hypercluster.storage.snapshots.store:SnapshotStore.drop", (RETENTION, NODE)),
     ("snapshot-sweep", "hypercluster.storage.snapshots.store:SnapshotStore.sweep", (RETENTION, NODE)),
     ("archive-trimmed", "hypercluster.storage.archive.archive:OplogArchive.trimmed", (RETENTION,)),

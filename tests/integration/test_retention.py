@@ -216,6 +216,46 @@ async def test_a_killed_node_has_its_snapshots_again(client: Client, cluster: Cl
     await until(sound, f"{follower} has its snapshot")
 
 
+@pytest.mark.req("WS-51", "WS-53")
+async def test_a_node_that_missed_snapshots_has_them_from_its_peers(tmp_path: Path) -> None:
+    """It was down while they were taken, and what it gets of the state is a checkpoint: it never saw those trees."""
+    raft = {**SETTINGS["raft"], "log_keep_entries": 100, "checkpoint_every_entries": 100}
+    settings = {**SETTINGS, "raft": raft, "retention": {"snapshot_every_s": 3_600}}
+    async with Cluster(tmp_path, settings=settings) as cluster:
+        client_settings = replace(cluster.client_settings(), lane=PATIENT, read_deadline_s=30.0)
+        async with Client(client_settings) as client:
+            await _misses_and_has(cluster, client)
+
+
+async def _misses_and_has(cluster: Cluster, client: Client) -> None:
+    workspace = await filled(client, "missed", 10)
+    leader = await cluster.leader()
+    victim = next(name for name in sorted(cluster.plans) if name != leader)
+    cluster.kill(victim)
+    taken: list[int] = []
+    for turn in range(3):
+        for number in range(120):
+            await workspace.ops.create(bytes(16), b"turn %d file %d" % (turn, number), 0o644)
+        taken.append((await take_snapshot(workspace)).log_index)
+    await workspace.ops.mkdir(bytes(16), b"later")
+    cluster.start(victim)
+    address = cluster.plans[victim].client_address()
+    signers: dict[int, str] = {}
+
+    async def sound(log_index: int) -> bool:
+        try:
+            (check,) = await verify_snapshot(workspace, log_index, (address,))
+        except HyperClusterError:
+            return False
+        signers[log_index] = check.signed_by
+        return not check.problem
+
+    for log_index in reversed(taken):
+        await until(lambda: sound(log_index), f"{victim} has {log_index}")  # noqa: B023 (awaited in its turn)
+    assert signers[taken[0]] != victim, "that tree was gone before it came back; the last may still have been its own"
+    assert "came from a peer" in cluster.log(victim)
+
+
 @pytest.mark.long
 @pytest.mark.req("WS-53", "WS-54")
 @pytest.mark.parametrize("seed", range(2))

@@ -23,53 +23,60 @@ _sym_db = _symbol_database.Default()
 
 
 from hypercluster.pb.v1 import entry_pb2 as hypercluster_dot_v1_dot_entry__pb2
+from hypercluster.pb.v1 import snapshot_pb2 as hypercluster_dot_v1_dot_snapshot__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahypercluster/v1/peer.proto\x12\x0fhypercluster.v1\x1a\x1bhypercluster/v1/entry.proto\"\xfd\x05\n\tPeerFrame\x12+\n\x05hello\x18\x01 \x01(\x0b\x32\x1a.hypercluster.v1.PeerHelloH\x00\x12\x30\n\x06\x61ppend\x18\x02 \x01(\x0b\x32\x1e.hypercluster.v1.AppendEntriesH\x00\x12\x30\n\nappend_ack\x18\x03 \x01(\x0b\x32\x1a.hypercluster.v1.AppendAckH\x00\x12,\n\x08pre_vote\x18\x04 \x01(\x0b\x32\x18.hypercluster.v1.PreVoteH\x00\x12\x37\n\x0epre_vote_reply\x18\x05 \x01(\x0b\x32\x1d.hypercluster.v1.PreVoteReplyH\x00\x12\x34\n\x0crequest_vote\x18\x06 \x01(\x0b\x32\x1c.hypercluster.v1.RequestVoteH\x00\x12\x30\n\nvote_reply\x18\x07 \x01(\x0b\x32\x1a.hypercluster.v1.VoteReplyH\x00\x12\x32\n\x0bterm_notice\x18\x08 \x01(\x0b\x32\x1b.hypercluster.v1.TermNoticeH\x00\x12\x32\n\x0btimeout_now\x18\t \x01(\x0b\x32\x1b.hypercluster.v1.TimeoutNowH\x00\x12<\n\x10\x63heckpoint_offer\x18\n \x01(\x0b\x32 .hypercluster.v1.CheckpointOfferH\x00\x12<\n\x10\x63heckpoint_piece\x18\x0b \x01(\x0b\x32 .hypercluster.v1.CheckpointPieceH\x00\x12\x38\n\x0e\x63heckpoint_ack\x18\x0c \x01(\x0b\x32\x1e.hypercluster.v1.CheckpointAckH\x00\x12\x36\n\rchunk_request\x18\r \x01(\x0b\x32\x1d.hypercluster.v1.ChunkRequestH\x00\x12\x32\n\x0b\x63hunk_reply\x18\x0e \x01(\x0b\x32\x1b.hypercluster.v1.ChunkReplyH\x00\x42\x06\n\x04kind\"\xe4\x01\n\tPeerHello\x12\x12\n\ncluster_id\x18\x01 \x01(\x0c\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x0c\x12\x10\n\x08protocol\x18\x04 \x01(\r\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x06 \x01(\t\x12\x38\n\x0bquarantined\x18\x07 \x03(\x0b\x32#.hypercluster.v1.QuarantinedCommand\x12\x19\n\x11quarantine_digest\x18\x08 \x01(\x0c\x12\r\n\x05\x62irth\x18\t \x01(\x0c\"E\n\x12QuarantinedCommand\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x14\n\x07ordinal\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\n\n\x08_ordinal\"9\n\tRaftEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"\xe5\x01\n\rAppendEntries\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\nprev_index\x18\x02 \x01(\x04\x12\x11\n\tprev_term\x18\x03 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x04 \x01(\x04\x12+\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x1a.hypercluster.v1.RaftEntry\x12\r\n\x05round\x18\x06 \x01(\x04\x12\x10\n\x08\x63lock_ns\x18\x07 \x01(\x06\x12\x15\n\rprobe_echo_ns\x18\x08 \x01(\x04\x12\x14\n\x0c\x64igest_index\x18\t \x01(\x04\x12\x0e\n\x06\x64igest\x18\n \x01(\x0c\"\xd0\x01\n\tAppendAck\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07success\x18\x02 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x03 \x01(\x04\x12\r\n\x05round\x18\x04 \x01(\x04\x12\x14\n\x0c\x64igest_index\x18\x05 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\x10\n\x08\x66sync_us\x18\x07 \x01(\r\x12\x10\n\x08\x63lock_ns\x18\x08 \x01(\x06\x12\x10\n\x08probe_ns\x18\t \x01(\x04\x12\x15\n\rapplied_index\x18\n \x01(\x04\x12\r\n\x05unfit\x18\x0b \x01(\x08\"P\n\x07PreVote\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\nlast_index\x18\x02 \x01(\x04\x12\x11\n\tlast_term\x18\x03 \x01(\x04\x12\x10\n\x08\x63lock_ns\x18\x04 \x01(\x06\"?\n\x0cPreVoteReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x10\n\x08\x63lock_ns\x18\x03 \x01(\x06\"T\n\x0bRequestVote\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\nlast_index\x18\x02 \x01(\x04\x12\x11\n\tlast_term\x18\x03 \x01(\x04\x12\x10\n\x08transfer\x18\x04 \x01(\x08\"*\n\tVoteReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07granted\x18\x02 \x01(\x08\"\x1a\n\nTermNotice\x12\x0c\n\x04term\x18\x01 \x01(\x04\"\x1a\n\nTimeoutNow\x12\x0c\n\x04term\x18\x01 \x01(\x04\"\xef\x01\n\x0f\x43heckpointOffer\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\x04\x12\x11\n\tlast_term\x18\x04 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x30\n\nmembership\x18\x06 \x01(\x0b\x32\x1c.hypercluster.v1.ConfigEntry\x12\x18\n\x10membership_index\x18\x07 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x08 \x01(\x04\x12\x15\n\rlast_stamp_ns\x18\t \x01(\x06\x12\r\n\x05round\x18\n \x01(\x04\"s\n\x0f\x43heckpointPiece\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\x0c\x12\x0b\n\x03\x63rc\x18\x05 \x01(\x07\x12\r\n\x05round\x18\x06 \x01(\x04\"\x89\x01\n\rCheckpointAck\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x11\n\tinstalled\x18\x04 \x01(\x08\x12\x10\n\x08rejected\x18\x05 \x01(\x08\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\r\n\x05round\x18\x07 \x01(\x04\"\x1e\n\x0c\x43hunkRequest\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\"4\n\nChunkReply\x12&\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x16.hypercluster.v1.Chunk\"6\n\x05\x43hunk\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61\x62sent\x18\x03 \x01(\x08\"\x1d\n\x0bPeerMessage\x12\x0e\n\x06\x66rames\x18\x01 \x03(\x0c\x32Y\n\x0bPeerService\x12J\n\x08\x45xchange\x12\x1c.hypercluster.v1.PeerMessage\x1a\x1c.hypercluster.v1.PeerMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahypercluster/v1/peer.proto\x12\x0fhypercluster.v1\x1a\x1bhypercluster/v1/entry.proto\x1a\x1ehypercluster/v1/snapshot.proto\"\xb4\x06\n\tPeerFrame\x12+\n\x05hello\x18\x01 \x01(\x0b\x32\x1a.hypercluster.v1.PeerHelloH\x00\x12\x30\n\x06\x61ppend\x18\x02 \x01(\x0b\x32\x1e.hypercluster.v1.AppendEntriesH\x00\x12\x30\n\nappend_ack\x18\x03 \x01(\x0b\x32\x1a.hypercluster.v1.AppendAckH\x00\x12,\n\x08pre_vote\x18\x04 \x01(\x0b\x32\x18.hypercluster.v1.PreVoteH\x00\x12\x37\n\x0epre_vote_reply\x18\x05 \x01(\x0b\x32\x1d.hypercluster.v1.PreVoteReplyH\x00\x12\x34\n\x0crequest_vote\x18\x06 \x01(\x0b\x32\x1c.hypercluster.v1.RequestVoteH\x00\x12\x30\n\nvote_reply\x18\x07 \x01(\x0b\x32\x1a.hypercluster.v1.VoteReplyH\x00\x12\x32\n\x0bterm_notice\x18\x08 \x01(\x0b\x32\x1b.hypercluster.v1.TermNoticeH\x00\x12\x32\n\x0btimeout_now\x18\t \x01(\x0b\x32\x1b.hypercluster.v1.TimeoutNowH\x00\x12<\n\x10\x63heckpoint_offer\x18\n \x01(\x0b\x32 .hypercluster.v1.CheckpointOfferH\x00\x12<\n\x10\x63heckpoint_piece\x18\x0b \x01(\x0b\x32 .hypercluster.v1.CheckpointPieceH\x00\x12\x38\n\x0e\x63heckpoint_ack\x18\x0c \x01(\x0b\x32\x1e.hypercluster.v1.CheckpointAckH\x00\x12\x36\n\rchunk_request\x18\r \x01(\x0b\x32\x1d.hypercluster.v1.ChunkRequestH\x00\x12\x32\n\x0b\x63hunk_reply\x18\x0e \x01(\x0b\x32\x1b.hypercluster.v1.ChunkReplyH\x00\x12\x35\n\x08snapshot\x18\x0f \x01(\x0b\x32!.hypercluster.v1.SnapshotExchangeH\x00\x42\x06\n\x04kind\"\xe4\x01\n\tPeerHello\x12\x12\n\ncluster_id\x18\x01 \x01(\x0c\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x0c\x12\x10\n\x08protocol\x18\x04 \x01(\r\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x06 \x01(\t\x12\x38\n\x0bquarantined\x18\x07 \x03(\x0b\x32#.hypercluster.v1.QuarantinedCommand\x12\x19\n\x11quarantine_digest\x18\x08 \x01(\x0c\x12\r\n\x05\x62irth\x18\t \x01(\x0c\"E\n\x12QuarantinedCommand\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x14\n\x07ordinal\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\n\n\x08_ordinal\"9\n\tRaftEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"\xe5\x01\n\rAppendEntries\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\nprev_index\x18\x02 \x01(\x04\x12\x11\n\tprev_term\x18\x03 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x04 \x01(\x04\x12+\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x1a.hypercluster.v1.RaftEntry\x12\r\n\x05round\x18\x06 \x01(\x04\x12\x10\n\x08\x63lock_ns\x18\x07 \x01(\x06\x12\x15\n\rprobe_echo_ns\x18\x08 \x01(\x04\x12\x14\n\x0c\x64igest_index\x18\t \x01(\x04\x12\x0e\n\x06\x64igest\x18\n \x01(\x0c\"\xd0\x01\n\tAppendAck\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07success\x18\x02 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x03 \x01(\x04\x12\r\n\x05round\x18\x04 \x01(\x04\x12\x14\n\x0c\x64igest_index\x18\x05 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\x10\n\x08\x66sync_us\x18\x07 \x01(\r\x12\x10\n\x08\x63lock_ns\x18\x08 \x01(\x06\x12\x10\n\x08probe_ns\x18\t \x01(\x04\x12\x15\n\rapplied_index\x18\n \x01(\x04\x12\r\n\x05unfit\x18\x0b \x01(\x08\"P\n\x07PreVote\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\nlast_index\x18\x02 \x01(\x04\x12\x11\n\tlast_term\x18\x03 \x01(\x04\x12\x10\n\x08\x63lock_ns\x18\x04 \x01(\x06\"?\n\x0cPreVoteReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x10\n\x08\x63lock_ns\x18\x03 \x01(\x06\"T\n\x0bRequestVote\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\nlast_index\x18\x02 \x01(\x04\x12\x11\n\tlast_term\x18\x03 \x01(\x04\x12\x10\n\x08transfer\x18\x04 \x01(\x08\"*\n\tVoteReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07granted\x18\x02 \x01(\x08\"\x1a\n\nTermNotice\x12\x0c\n\x04term\x18\x01 \x01(\x04\"\x1a\n\nTimeoutNow\x12\x0c\n\x04term\x18\x01 \x01(\x04\"\xef\x01\n\x0f\x43heckpointOffer\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\x04\x12\x11\n\tlast_term\x18\x04 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x30\n\nmembership\x18\x06 \x01(\x0b\x32\x1c.hypercluster.v1.ConfigEntry\x12\x18\n\x10membership_index\x18\x07 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x08 \x01(\x04\x12\x15\n\rlast_stamp_ns\x18\t \x01(\x06\x12\r\n\x05round\x18\n \x01(\x04\"s\n\x0f\x43heckpointPiece\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\x0c\x12\x0b\n\x03\x63rc\x18\x05 \x01(\x07\x12\r\n\x05round\x18\x06 \x01(\x04\"\x89\x01\n\rCheckpointAck\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x11\n\tinstalled\x18\x04 \x01(\x08\x12\x10\n\x08rejected\x18\x05 \x01(\x08\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\r\n\x05round\x18\x07 \x01(\x04\"\x1e\n\x0c\x43hunkRequest\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\"4\n\nChunkReply\x12&\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x16.hypercluster.v1.Chunk\"6\n\x05\x43hunk\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61\x62sent\x18\x03 \x01(\x08\"\x80\x01\n\x10SnapshotExchange\x12\x33\n\x07request\x18\x01 \x01(\x0b\x32 .hypercluster.v1.SnapshotRequestH\x00\x12/\n\x05reply\x18\x02 \x01(\x0b\x32\x1e.hypercluster.v1.SnapshotReplyH\x00\x42\x06\n\x04kind\"I\n\x0fSnapshotRequest\x12\x14\n\x0cworkspace_id\x18\x01 \x01(\x0c\x12\x11\n\tlog_index\x18\x02 \x01(\x04\x12\r\n\x05pages\x18\x03 \x03(\x0c\"z\n\rSnapshotReply\x12\x14\n\x0cworkspace_id\x18\x01 \x01(\x0c\x12\x11\n\tlog_index\x18\x02 \x01(\x04\x12\x31\n\x08manifest\x18\x03 \x01(\x0b\x32\x1f.hypercluster.v1.SignedManifest\x12\r\n\x05pages\x18\x04 \x03(\x0c\"\x1d\n\x0bPeerMessage\x12\x0e\n\x06\x66rames\x18\x01 \x03(\x0c\x32Y\n\x0bPeerService\x12J\n\x08\x45xchange\x12\x1c.hypercluster.v1.PeerMessage\x1a\x1c.hypercluster.v1.PeerMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hypercluster.pb.v1.peer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PEERFRAME']._serialized_start=77
-  _globals['_PEERFRAME']._serialized_end=842
-  _globals['_PEERHELLO']._serialized_start=845
-  _globals['_PEERHELLO']._serialized_end=1073
-  _globals['_QUARANTINEDCOMMAND']._serialized_start=1075
-  _globals['_QUARANTINEDCOMMAND']._serialized_end=1144
-  _globals['_RAFTENTRY']._serialized_start=1146
-  _globals['_RAFTENTRY']._serialized_end=1203
-  _globals['_APPENDENTRIES']._serialized_start=1206
-  _globals['_APPENDENTRIES']._serialized_end=1435
-  _globals['_APPENDACK']._serialized_start=1438
-  _globals['_APPENDACK']._serialized_end=1646
-  _globals['_PREVOTE']._serialized_start=1648
-  _globals['_PREVOTE']._serialized_end=1728
-  _globals['_PREVOTEREPLY']._serialized_start=1730
-  _globals['_PREVOTEREPLY']._serialized_end=1793
-  _globals['_REQUESTVOTE']._serialized_start=1795
-  _globals['_REQUESTVOTE']._serialized_end=1879
-  _globals['_VOTEREPLY']._serialized_start=1881
-  _globals['_VOTEREPLY']._serialized_end=1923
-  _globals['_TERMNOTICE']._serialized_start=1925
-  _globals['_TERMNOTICE']._serialized_end=1951
-  _globals['_TIMEOUTNOW']._serialized_start=1953
-  _globals['_TIMEOUTNOW']._serialized_end=1979
-  _globals['_CHECKPOINTOFFER']._serialized_start=1982
-  _globals['_CHECKPOINTOFFER']._serialized_end=2221
-  _globals['_CHECKPOINTPIECE']._serialized_start=2223
-  _globals['_CHECKPOINTPIECE']._serialized_end=2338
-  _globals['_CHECKPOINTACK']._serialized_start=2341
-  _globals['_CHECKPOINTACK']._serialized_end=2478
-  _globals['_CHUNKREQUEST']._serialized_start=2480
-  _globals['_CHUNKREQUEST']._serialized_end=2510
-  _globals['_CHUNKREPLY']._serialized_start=2512
-  _globals['_CHUNKREPLY']._serialized_end=2564
-  _globals['_CHUNK']._serialized_start=2566
-  _globals['_CHUNK']._serialized_end=2620
-  _globals['_PEERMESSAGE']._serialized_start=2622
-  _globals['_PEERMESSAGE']._serialized_end=2651
-  _globals['_PEERSERVICE']._serialized_start=2653
-  _globals['_PEERSERVICE']._serialized_end=2742
+  _globals['_PEERFRAME']._serialized_start=109
+  _globals['_PEERFRAME']._serialized_end=929
+  _globals['_PEERHELLO']._serialized_start=932
+  _globals['_PEERHELLO']._serialized_end=1160
+  _globals['_QUARANTINEDCOMMAND']._serialized_start=1162
+  _globals['_QUARANTINEDCOMMAND']._serialized_end=1231
+  _globals['_RAFTENTRY']._serialized_start=1233
+  _globals['_RAFTENTRY']._serialized_end=1290
+  _globals['_APPENDENTRIES']._serialized_start=1293
+  _globals['_APPENDENTRIES']._serialized_end=1522
+  _globals['_APPENDACK']._serialized_start=1525
+  _globals['_APPENDACK']._serialized_end=1733
+  _globals['_PREVOTE']._serialized_start=1735
+  _globals['_PREVOTE']._serialized_end=1815
+  _globals['_PREVOTEREPLY']._serialized_start=1817
+  _globals['_PREVOTEREPLY']._serialized_end=1880
+  _globals['_REQUESTVOTE']._serialized_start=1882
+  _globals['_REQUESTVOTE']._serialized_end=1966
+  _globals['_VOTEREPLY']._serialized_start=1968
+  _globals['_VOTEREPLY']._serialized_end=2010
+  _globals['_TERMNOTICE']._serialized_start=2012
+  _globals['_TERMNOTICE']._serialized_end=2038
+  _globals['_TIMEOUTNOW']._serialized_start=2040
+  _globals['_TIMEOUTNOW']._serialized_end=2066
+  _globals['_CHECKPOINTOFFER']._serialized_start=2069
+  _globals['_CHECKPOINTOFFER']._serialized_end=2308
+  _globals['_CHECKPOINTPIECE']._serialized_start=2310
+  _globals['_CHECKPOINTPIECE']._serialized_end=2425
+  _globals['_CHECKPOINTACK']._serialized_start=2428
+  _globals['_CHECKPOINTACK']._serialized_end=2565
+  _globals['_CHUNKREQUEST']._serialized_start=2567
+  _globals['_CHUNKREQUEST']._serialized_end=2597
+  _globals['_CHUNKREPLY']._serialized_start=2599
+  _globals['_CHUNKREPLY']._serialized_end=2651
+  _globals['_CHUNK']._serialized_start=2653
+  _globals['_CHUNK']._serialized_end=2707
+  _globals['_SNAPSHOTEXCHANGE']._serialized_start=2710
+  _globals['_SNAPSHOTEXCHANGE']._serialized_end=2838
+  _globals['_SNAPSHOTREQUEST']._serialized_start=2840
+  _globals['_SNAPSHOTREQUEST']._serialized_end=2913
+  _globals['_SNAPSHOTREPLY']._serialized_start=2915
+  _globals['_SNAPSHOTREPLY']._serialized_end=3037
+  _globals['_PEERMESSAGE']._serialized_start=3039
+  _globals['_PEERMESSAGE']._serialized_end=3068
+  _globals['_PEERSERVICE']._serialized_start=3070
+  _globals['_PEERSERVICE']._serialized_end=3159
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 from hypercluster.pb.v1 import entry_pb2 as _entry_pb2
+from hypercluster.pb.v1 import snapshot_pb2 as _snapshot_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -8,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PeerFrame(_message.Message):
-    __slots__ = ("hello", "append", "append_ack", "pre_vote", "pre_vote_reply", "request_vote", "vote_reply", "term_notice", "timeout_now", "checkpoint_offer", "checkpoint_piece", "checkpoint_ack", "chunk_request", "chunk_reply")
+    __slots__ = ("hello", "append", "append_ack", "pre_vote", "pre_vote_reply", "request_vote", "vote_reply", "term_notice", "timeout_now", "checkpoint_offer", "checkpoint_piece", "checkpoint_ack", "chunk_request", "chunk_reply", "snapshot")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     APPEND_FIELD_NUMBER: _ClassVar[int]
     APPEND_ACK_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +24,7 @@ class PeerFrame(_message.Message):
     CHECKPOINT_ACK_FIELD_NUMBER: _ClassVar[int]
     CHUNK_REQUEST_FIELD_NUMBER: _ClassVar[int]
     CHUNK_REPLY_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     hello: PeerHello
     append: AppendEntries
     append_ack: AppendAck
@@ -37,7 +39,8 @@ class PeerFrame(_message.Message):
     checkpoint_ack: CheckpointAck
     chunk_request: ChunkRequest
     chunk_reply: ChunkReply
-    def __init__(self, hello: _Optional[_Union[PeerHello, _Mapping]] = ..., append: _Optional[_Union[AppendEntries, _Mapping]] = ..., append_ack: _Optional[_Union[AppendAck, _Mapping]] = ..., pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[PreVoteReply, _Mapping]] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., term_notice: _Optional[_Union[TermNotice, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., checkpoint_offer: _Optional[_Union[CheckpointOffer, _Mapping]] = ..., checkpoint_piece: _Optional[_Union[CheckpointPiece, _Mapping]] = ..., checkpoint_ack: _Optional[_Union[CheckpointAck, _Mapping]] = ..., chunk_request: _Optional[_Union[ChunkRequest, _Mapping]] = ..., chunk_reply: _Optional[_Union[ChunkReply, _Mapping]] = ...) -> None: ...
+    snapshot: SnapshotExchange
+    def __init__(self, hello: _Optional[_Union[PeerHello, _Mapping]] = ..., append: _Optional[_Union[AppendEntries, _Mapping]] = ..., append_ack: _Optional[_Union[AppendAck, _Mapping]] = ..., pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[PreVoteReply, _Mapping]] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., term_notice: _Optional[_Union[TermNotice, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., checkpoint_offer: _Optional[_Union[CheckpointOffer, _Mapping]] = ..., checkpoint_piece: _Optional[_Union[CheckpointPiece, _Mapping]] = ..., checkpoint_ack: _Optional[_Union[CheckpointAck, _Mapping]] = ..., chunk_request: _Optional[_Union[ChunkRequest, _Mapping]] = ..., chunk_reply: _Optional[_Union[ChunkReply, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotExchange, _Mapping]] = ...) -> None: ...
 
 class PeerHello(_message.Message):
     __slots__ = ("cluster_id", "node_id", "incarnation", "protocol", "version", "client_address", "quarantined", "quarantine_digest", "birth")
@@ -262,6 +265,36 @@ class Chunk(_message.Message):
     content: bytes
     absent: bool
     def __init__(self, hash: _Optional[bytes] = ..., content: _Optional[bytes] = ..., absent: _Optional[bool] = ...) -> None: ...
+
+class SnapshotExchange(_message.Message):
+    __slots__ = ("request", "reply")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    request: SnapshotRequest
+    reply: SnapshotReply
+    def __init__(self, request: _Optional[_Union[SnapshotRequest, _Mapping]] = ..., reply: _Optional[_Union[SnapshotReply, _Mapping]] = ...) -> None: ...
+
+class SnapshotRequest(_message.Message):
+    __slots__ = ("workspace_id", "log_index", "pages")
+    WORKSPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    workspace_id: bytes
+    log_index: int
+    pages: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, workspace_id: _Optional[bytes] = ..., log_index: _Optional[int] = ..., pages: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class SnapshotReply(_message.Message):
+    __slots__ = ("workspace_id", "log_index", "manifest", "pages")
+    WORKSPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    workspace_id: bytes
+    log_index: int
+    manifest: _snapshot_pb2.SignedManifest
+    pages: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, workspace_id: _Optional[bytes] = ..., log_index: _Optional[int] = ..., manifest: _Optional[_Union[_snapshot_pb2.SignedManifest, _Mapping]] = ..., pages: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class PeerMessage(_message.Message):
     __slots__ = ("frames",)

@@ -122,6 +122,10 @@ class SnapshotStore:
             raise DamagedError(f"page {page_hash.hex()} of a snapshot is missing or damaged in {self._path}")
         return content
 
+    def has_page(self, page_hash: bytes) -> bool:
+        """As far as known: of bytes that turned out to be damaged, no."""
+        return self._pages.has(ChunkHash(page_hash))
+
     def page_hashes(self, manifest: Manifest, from_page: int = 0) -> Iterator[bytes]:
         """In order. Raises DamagedError."""
         place = 0
@@ -141,11 +145,15 @@ class SnapshotStore:
 
     def publish(self, manifest: Manifest, pair: KeyPair) -> None:
         """Syncs the pages, then lets the manifest appear. Blocks."""
+        self.publish_signed(manifest, sign_manifest(manifest, pair))
+
+    def publish_signed(self, manifest: Manifest, signed: pb.SignedManifest) -> None:
+        """One that this node or another one has signed, and whose pages are here. Blocks."""
         self._pages.sync()
         directory = os.path.join(self._path, manifest.workspace_id.hex())
         self._disk.mkdir(directory)
         path = self._file(manifest.workspace_id, manifest.log_index)
-        content = encode_file(sign_manifest(manifest, pair))
+        content = encode_file(signed)
         if self._disk.exists(path + NEW):
             self._disk.unlink(path + NEW)
         file = self._disk.open(path + NEW, create=True)
