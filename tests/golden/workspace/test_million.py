@@ -30,6 +30,7 @@ FILES_MAX = 50_000
 FLOOR_BEHIND = 50  # entries whose versions are kept
 DISCARD_EVERY, REOPEN_EVERY, LOOK_EVERY = 97, 401, 20
 ADMIN = client(99)
+LONG = [pytest.mark.long, pytest.mark.timeout(3_600)]  # about ten minutes of a core
 
 
 class Work:
@@ -170,7 +171,7 @@ def play(nodes: list[Node], seed: int, total: int) -> int:
 
 
 @pytest.mark.req("WS-35", "WS-64", "CL-17")
-@pytest.mark.parametrize("total", [4_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("total", [4_000, pytest.param(1_000_000, marks=LONG)])
 def test_machines_agree_on_every_root(tmp_path: Path, total: int) -> None:
     seed = 20_261
     print("seed", seed)
