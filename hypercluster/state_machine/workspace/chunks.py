@@ -13,6 +13,7 @@ that holds an extent of the chunk lies in that span; it only ever widens. What i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -24,6 +25,8 @@ from hypercluster.state_machine.store import Family, Reader
 from hypercluster.state_machine.workspace.records import Header, prefix_end
 
 HASH_BYTES: Final = 32
+
+_CHUNKS: Final = Family.CHUNKS  # a look into an enumeration is to be felt where every operation passes
 
 _OF_WORKSPACE: Final = b"w"
 _OF_SENDER: Final = b"s"
@@ -50,9 +53,12 @@ class Presence(NamedTuple):
     died: int = 0
 
 
+_presence_of = partial(tuple.__new__, Presence)  # without a call of Python code
+
+
 def decode_presence(record: bytes) -> Presence:
     if len(record) == _PRESENCE.size:
-        return Presence._make(_PRESENCE.unpack(record))
+        return _presence_of(_PRESENCE.unpack(record))
     references, length, touched_ns = _PRESENCE_WITHOUT_SPAN.unpack(record)
     return Presence(references, length, touched_ns, 1, 0 if references else 1)
 
@@ -79,7 +85,7 @@ def sender_prefix(workspace_id: bytes, chunk_hash: bytes) -> bytes:
 def present_chunks(reader: Reader, workspace_id: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Presence]]:
     """Chunks of the workspace in order of their hashes, from the one after `after`."""
     prefix = _OF_WORKSPACE + workspace_id
-    for key, record in reader.scan(Family.CHUNKS, prefix + after + (b"\0" if after else b""), prefix_end(prefix)):
+    for key, record in reader.scan(_CHUNKS, prefix + after + (b"\0" if after else b""), prefix_end(prefix)):
         yield key[len(prefix) :], decode_presence(record)
 
 
@@ -94,12 +100,12 @@ def sender_id(worker: str, principal: str) -> bytes:
 
 
 def read_presence(reader: Reader, workspace_id: bytes, chunk_hash: bytes) -> Presence | None:
-    record = reader.get(Family.CHUNKS, _OF_WORKSPACE + workspace_id + chunk_hash)
+    record = reader.get(_CHUNKS, _OF_WORKSPACE + workspace_id + chunk_hash)
     return None if record is None else decode_presence(record)
 
 
 def read_account(reader: Reader, org: str) -> Account:
-    record = reader.get(Family.CHUNKS, _ACCOUNT + organisation_id(org))
+    record = reader.get(_CHUNKS, _ACCOUNT + organisation_id(org))
     return Account() if record is None else Account._make(_ORGANISATION.unpack(record))
 
 
@@ -110,18 +116,18 @@ def account_change(org: str, account: Account) -> tuple[bytes, bytes]:
 
 def read_workspaces_with(reader: Reader, org: str, chunk_hash: bytes) -> int:
     """In how many workspaces of the organisation the chunk is present."""
-    record = reader.get(Family.CHUNKS, _OF_ORGANISATION + organisation_id(org) + chunk_hash)
+    record = reader.get(_CHUNKS, _OF_ORGANISATION + organisation_id(org) + chunk_hash)
     return 0 if record is None else int(_ORGANISATION_CHUNK.unpack(record)[0])
 
 
 def organisations(reader: Reader) -> list[bytes]:
     """The ids of all organisations that ever had a chunk."""
-    return [key[len(_ACCOUNT) :] for key, _ in reader.scan(Family.CHUNKS, _ACCOUNT, prefix_end(_ACCOUNT))]
+    return [key[len(_ACCOUNT) :] for key, _ in reader.scan(_CHUNKS, _ACCOUNT, prefix_end(_ACCOUNT))]
 
 
 def is_held(reader: Reader, owners: Iterable[bytes], chunk_hash: bytes) -> bool:
     """Whether any workspace of these organisations has the chunk, so that its bytes are needed (CL-8)."""
-    return any(reader.get(Family.CHUNKS, _OF_ORGANISATION + owner + chunk_hash) is not None for owner in owners)
+    return any(reader.get(_CHUNKS, _OF_ORGANISATION + owner + chunk_hash) is not None for owner in owners)
 
 
 def visible_presence(reader: Reader, workspace_id: bytes, chunk_hash: bytes, sender: bytes) -> Presence | None:
@@ -129,7 +135,7 @@ def visible_presence(reader: Reader, workspace_id: bytes, chunk_hash: bytes, sen
     presence = read_presence(reader, workspace_id, chunk_hash)
     if presence is None or presence.references > 0:
         return presence
-    sent = reader.get(Family.CHUNKS, _OF_SENDER + workspace_id + chunk_hash + sender)
+    sent = reader.get(_CHUNKS, _OF_SENDER + workspace_id + chunk_hash + sender)
     return None if sent is None else presence
 
 
@@ -151,7 +157,7 @@ class OrganisationAccount:
     def flush(self, overlay: Overlay) -> None:
         if self.changed:
             self.changed = False
-            overlay.put(Family.CHUNKS, *account_change(self.org, self.account))
+            overlay.put(_CHUNKS, *account_change(self.org, self.account))
 
 
 class ChunkLedger:
@@ -167,13 +173,13 @@ class ChunkLedger:
         self.account = account
 
     def presence(self, chunk_hash: bytes) -> Presence | None:
-        record = self._overlay.get(Family.CHUNKS, self._prefix + chunk_hash)
+        record = self._overlay.get(_CHUNKS, self._prefix + chunk_hash)
         return None if record is None else decode_presence(record)
 
     def send(self, chunk_hash: bytes, length: int, stamp_ns: int, sender: bytes) -> bool:
         """A chunk that `sender` has sent ahead of the operation that needs it. True if it is new here."""
         key = _OF_SENDER + self._header.workspace_id + chunk_hash + sender
-        self._overlay.put(Family.CHUNKS, key, _STAMP.pack(stamp_ns))
+        self._overlay.put(_CHUNKS, key, _STAMP.pack(stamp_ns))
         presence = self.presence(chunk_hash)
         self.settle(chunk_hash, presence, 0, length, stamp_ns, 0)
         return presence is None
@@ -193,26 +199,26 @@ class ChunkLedger:
         elif change:
             died = log_index
         record = _PRESENCE.pack(references, length, stamp_ns, born, died)
-        self._overlay.put(Family.CHUNKS, self._prefix + chunk_hash, record)
+        self._overlay.put(_CHUNKS, self._prefix + chunk_hash, record)
         if presence is None:
             self._enter(chunk_hash, length)
 
     def remove(self, chunk_hash: bytes, length: int, senders: Iterable[bytes]) -> None:
         """The chunk is absent from here on: presence, who sent it, and its place in the organisation's account.
         `senders` are the keys of its sender records."""
-        self._overlay.delete(Family.CHUNKS, self._prefix + chunk_hash)
+        self._overlay.delete(_CHUNKS, self._prefix + chunk_hash)
         for key in senders:
-            self._overlay.delete(Family.CHUNKS, key)
+            self._overlay.delete(_CHUNKS, key)
         self._header.chunk_count -= 1
         self._header.chunk_bytes -= length
         key = self._organisation + chunk_hash
-        record = self._overlay.get(Family.CHUNKS, key)
+        record = self._overlay.get(_CHUNKS, key)
         workspaces = _ORGANISATION_CHUNK.unpack(record)[0] if record else 0
         check(workspaces > 0, "a chunk of a workspace is one of its organisation")
         if workspaces > 1:
-            self._overlay.put(Family.CHUNKS, key, _ORGANISATION_CHUNK.pack(workspaces - 1, length))
+            self._overlay.put(_CHUNKS, key, _ORGANISATION_CHUNK.pack(workspaces - 1, length))
         else:
-            self._overlay.delete(Family.CHUNKS, key)
+            self._overlay.delete(_CHUNKS, key)
             self.account.charge(-1, -length, 0)
 
     def _enter(self, chunk_hash: bytes, length: int) -> None:
@@ -220,9 +226,9 @@ class ChunkLedger:
         self._header.chunk_count += 1
         self._header.chunk_bytes += length
         key = self._organisation + chunk_hash
-        record = self._overlay.get(Family.CHUNKS, key)
+        record = self._overlay.get(_CHUNKS, key)
         workspaces = _ORGANISATION_CHUNK.unpack(record)[0] if record else 0
-        self._overlay.put(Family.CHUNKS, key, _ORGANISATION_CHUNK.pack(workspaces + 1, length))
+        self._overlay.put(_CHUNKS, key, _ORGANISATION_CHUNK.pack(workspaces + 1, length))
         if not workspaces:
             self.account.charge(1, length, 0)
 

@@ -8,6 +8,7 @@ file and in one chunk are one extent; what no extent covers reads as zeros.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -28,12 +29,15 @@ class Extent(NamedTuple):
         return self.offset + self.length
 
 
+_extent_of = partial(tuple.__new__, Extent)  # without a call of Python code for each
+
+
 def encode_extents(extents: Iterable[Extent]) -> bytes:
     return b"".join([_EXTENT.pack(*extent) for extent in extents])
 
 
 def decode_extents(record: bytes) -> list[Extent]:
-    return [Extent._make(fields) for fields in _EXTENT.iter_unpack(record)]
+    return list(map(_extent_of, _EXTENT.iter_unpack(record)))
 
 
 def continues(left: Extent, right: Extent) -> bool:

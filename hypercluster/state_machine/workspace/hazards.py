@@ -117,25 +117,30 @@ class HazardWindow:
         """Whether nobody else did anything at `floor` or later."""
         return client_id == self._client_id and self._foreign_index < floor
 
-    def others(self, key: bytes, touch: Touch, floor: int) -> list[Touch]:
-        """What others did to the same thing at `floor` or later, the newest first."""
+    def newest_other(self, key: bytes, touch: Touch, floor: int) -> Touch | None:
+        """The newest that others did to the same thing at `floor` or later; of a write, to some of the same bytes."""
         by_key = self._by_key
         if by_key is None:
             by_key = self._by_key = {}
             for known in self._touches:
                 _enter(by_key, known)
         touches = by_key.get(key)
-        client_id = touch.client_id
+        _, _, _, start, end, client_id, _, _ = touch
         if touches is None or touches[0] == client_id:
-            return []
-        found = [
-            earlier
-            for earlier in reversed(touches[1:])
-            if earlier[5] != client_id and earlier[0] >= floor and not _one_agent(earlier, touch)
-        ]
-        if not found and all(earlier[5] == client_id for earlier in touches[1:]):
+            return None
+        alone = True
+        for at in range(len(touches) - 1, 0, -1):
+            earlier: Touch = touches[at]
+            if earlier[5] == client_id:
+                continue
+            alone = False
+            if earlier[0] < floor:
+                break
+            if ((earlier[3] < end and start < earlier[4]) or start == end) and not _one_agent(earlier, touch):
+                return earlier
+        if alone:
             touches[0] = client_id
-        return found
+        return None
 
     def stamped(self, stamp_ns: int) -> Touch | None:
         return next((touch for touch in self._touches if touch.stamp_ns == stamp_ns), None)
@@ -199,7 +204,9 @@ def judge_hazard(ctx: OpContext, turn: Turn, command: FileCommand) -> Hazard | N
     agent = window.agent if ctx.origin == window.origin else window.name_agent(ctx.origin)
     touch = _touch_of((log_index, turn.stamp_ns, keys, start, end, client_id, ctx.worker, agent))
     floor = log_index - HAZARD_WINDOW_OPS
-    hazard = None if window.is_alone(client_id, floor) else _conflict(window, inode, touch, command, floor)
+    hazard = None
+    if not window.is_alone(client_id, floor) and _may_conflict(turn):
+        hazard = _conflict(window, inode, touch, command, floor)
     window.add(touch)
     return hazard
 
@@ -242,14 +249,14 @@ def _conflict(window: HazardWindow, inode: Inode, touch: Touch, command: FileCom
         remover = window.stamped(inode.orphaned_ns)
         if remover is not None and _unseen(remover, touch, command, floor):
             return Hazard(WRITE_AFTER_UNLINK, remover)
+    if start < end and command.write.append:
+        return None  # it overwrites nothing
     newest: Touch | None = None
     for key in touch.keys:
-        for earlier in window.others(key, touch, floor):
-            if kind == CONCURRENT_RENAME or (earlier.start < end and start < earlier.end):
-                if newest is None or earlier.log_index > newest.log_index:
-                    newest = earlier
-                break
-    if newest is None or command.write.append or not _unseen(newest, touch, command, floor):
+        earlier = window.newest_other(key, touch, floor)
+        if earlier is not None and (newest is None or earlier.log_index > newest.log_index):
+            newest = earlier
+    if newest is None or not _unseen(newest, touch, command, floor):
         return None  # one that was seen stands for all before it
     return Hazard(kind, newest)
 

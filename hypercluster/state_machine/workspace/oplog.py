@@ -12,6 +12,7 @@ never changed, only removed as a whole when the log is trimmed, TRIM_KEYS_MAX a 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -27,6 +28,7 @@ from hypercluster.state_machine.workspace.records import prefix_end
 from hypercluster.state_machine.workspace.snapshots import flush_marks
 from hypercluster.state_machine.workspace.state import flush_workspaces, open_workspace
 
+SENDERS_CACHED_MAX: Final = 256  # about 1.5 KiB each at most
 TRIM_KEYS_MAX: Final = COMMAND_KEYS_MAX - 2  # and the sum of bytes, and where the log begins
 
 _WORKSPACE: Final = b"W"
@@ -41,6 +43,8 @@ _VARINTS: Final = [bytes((value,)) for value in range(128)]
 def _varint(value: int) -> bytes:
     if value < 128:
         return _VARINTS[value]
+    if value < 16_384:
+        return bytes((value & 127 | 128, value >> 7))
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -52,7 +56,8 @@ def _varint(value: int) -> bytes:
 def encode_log_record(ctx: OpContext, outcome: FileOutcome, reserved: bool = False) -> bytes:
     """LogRecord in the order of its field numbers; empty and zero fields are left out, as protobuf does. `reserved`:
     a reservation of the writer covered it."""
-    op_id = blake3(ctx.id_seed + ctx.ordinal.to_bytes(4, "big") + b"op").digest()[:16]
+    op_id = blake3(ctx.id_seed + ctx.ordinal.to_bytes(4, "big") + b"op").digest(16)
+    command = ctx.command
     parts = [
         b"\x08",
         _varint(outcome.log_index),
@@ -65,13 +70,13 @@ def encode_log_record(ctx: OpContext, outcome: FileOutcome, reserved: bool = Fal
         ctx.client_id,
         b"\x28",
         _varint(ctx.seq),
+        _sender_fields(ctx.worker, ctx.origin),
+        b"\x42",
+        _varint(len(command)),
+        command,
+        b"\x4a\x20",
+        outcome.root,
     ]
-    if ctx.worker:
-        worker = ctx.worker.encode()
-        parts += (b"\x32", _varint(len(worker)), worker)
-    if ctx.origin:
-        parts += (b"\x3a", _varint(len(ctx.origin)), ctx.origin)
-    parts += (b"\x42", _varint(len(ctx.command)), ctx.command, b"\x4a\x20", outcome.root)
     if outcome.inode_id:
         parts += (b"\x52\x10", outcome.inode_id, b"\x59", _FIXED64.pack(outcome.inode_no))
     if outcome.applied_offset:
@@ -83,6 +88,18 @@ def encode_log_record(ctx: OpContext, outcome: FileOutcome, reserved: bool = Fal
         parts += (b"\x72", _varint(len(hazard)), hazard)
     if reserved:
         parts.append(b"\x78\x01")
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=SENDERS_CACHED_MAX)
+def _sender_fields(worker: str, origin: bytes) -> bytes:
+    """The same for every command of a run, and for most runs of a client."""
+    parts: list[bytes] = []
+    if worker:
+        name = worker.encode()
+        parts += (b"\x32", _varint(len(name)), name)
+    if origin:
+        parts += (b"\x3a", _varint(len(origin)), origin)
     return b"".join(parts)
 
 

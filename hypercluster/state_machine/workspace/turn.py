@@ -40,6 +40,7 @@ from hypercluster.state_machine.workspace.records import (
 )
 from hypercluster.state_machine.workspace.state import OpenWorkspace
 
+_TREE: Final = Family.TREE  # a look into an enumeration is to be felt where every operation passes
 ENTRY_BYTES: Final = 17  # of an entry's body: inode id and kind
 _STAMP: Final = Struct(">Q")
 
@@ -121,13 +122,13 @@ class Turn:
         """The inode, orphans included; None if there is none."""
         if inode_id in self._inodes:
             return self._inodes[inode_id]
-        record = self.overlay.get(Family.TREE, self.header.workspace_id + INODE + inode_id)
+        record = self.overlay.get(_TREE, self.header.workspace_id + INODE + inode_id)
         found = self._inodes[inode_id] = None if record is None else decode_inode(inode_id, record)
         return found
 
     def entry(self, directory: bytes, name: bytes) -> Inode | None:
         """The inode a directory entry names."""
-        record = self.overlay.get(Family.TREE, self.header.workspace_id + ENTRY + directory + name)
+        record = self.overlay.get(_TREE, self.header.workspace_id + ENTRY + directory + name)
         return None if record is None else self.inode(record[PLACE_BYTES : PLACE_BYTES + 16])
 
     def forget(self, inode_id: bytes) -> None:
@@ -138,8 +139,10 @@ class Turn:
 
     def touch(self, inode: Inode) -> None:
         """The inode is to be written when the turn ends."""
-        if not any(known is inode for known in self.changed):
-            self.changed.append(inode)
+        for known in self.changed:
+            if known is inode:
+                return
+        self.changed.append(inode)
 
     def name_inode(self) -> tuple[bytes, int]:
         """Id and number of the inode this operation makes."""
@@ -177,20 +180,20 @@ class Turn:
         """A tree record with versions. `given_once`: a key of this kind is not used again once it was removed."""
         context = self._context
         if context is None:
-            self.overlay.put(Family.TREE, key, NO_PLACE + body)
+            self.overlay.put(_TREE, key, NO_PLACE + body)
             return
-        old = self.overlay.get(Family.TREE, key)
+        old = self.overlay.get(_TREE, key)
         previous = (NO_PLACE if given_once else None) if old is None else old[:PLACE_BYTES]
-        self.overlay.put(Family.TREE, key, versions.put(context, Family.TREE, key, body, previous) + body)
+        self.overlay.put(_TREE, key, versions.put(context, _TREE, key, body, previous) + body)
 
     def remove(self, key: bytes) -> None:
         context = self._context
         if context is not None:
-            old = self.overlay.get(Family.TREE, key)
+            old = self.overlay.get(_TREE, key)
             if old is None:
                 return
-            versions.put(context, Family.TREE, key, None, old[:PLACE_BYTES])
-        self.overlay.delete(Family.TREE, key)
+            versions.put(context, _TREE, key, None, old[:PLACE_BYTES])
+        self.overlay.delete(_TREE, key)
 
     def edit_content(self, inode: Inode) -> ContentEdit:
         return ContentEdit(self.overlay, self.header.workspace_id, inode, self.count_chunk)
@@ -258,17 +261,17 @@ class Turn:
         key = self.header.workspace_id + INODE + inode.inode_id
         context = self._context
         if context is None:
-            self.overlay.put(Family.TREE, key, NO_PLACE + body)
+            self.overlay.put(_TREE, key, NO_PLACE + body)
         else:
-            place = versions.put(context, Family.TREE, key, body, inode.place)
-            self.overlay.put(Family.TREE, key, place + body)
+            place = versions.put(context, _TREE, key, body, inode.place)
+            self.overlay.put(_TREE, key, place + body)
 
     def orphan(self, inode: Inode) -> None:
         """The last name of the inode is gone: it lives on without a place in the tree until it is reaped (WS-27)."""
         inode.nlink = 0
         inode.orphaned_ns = self.stamp_ns
         key = self.header.workspace_id + ORPHAN + _STAMP.pack(self.stamp_ns) + inode.inode_id
-        self.overlay.put(Family.TREE, key, b"")
+        self.overlay.put(_TREE, key, b"")
         self.header.orphan_count += 1
         self.header.inode_count -= 1
         self.header.mapped_bytes -= inode.mapped_bytes
