@@ -34,8 +34,9 @@ from chaos.records import FAIL, OK, Verdict
 from chaos.seams import Finished
 
 LOST: Final = frozenset({"FENCED", "LOCK_LOST"})
-LONG_NS: Final = 60_000_000_000
-# What a long history must have met, each so often: else nobody can say that it was kept.
+# What a history of this length must have met, each so often: else nobody can say that it was kept. Shorter ones may be
+# without it: what is rare happens at random.
+LONG_NS: Final = 150_000_000_000
 LEAST: Final[Mapping[str, int]] = {
     "looks": 10,
     "expiries": 3,
