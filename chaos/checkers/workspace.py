@@ -135,14 +135,21 @@ def _compare_records(workspace: Workspace, expected: Mapping[str, tuple[str, Nod
     if workspace.files is None:
         findings.unsure(f"{workspace.name}: the content of its files is lacking")
         return
+    known = compared = 0
     for path, (_, node) in expected.items():
         there = (workspace.files.get(path) or {}).get("records")
-        if node.kind != "file" or node.records is None or node.size is None or there is None:
+        if node.kind != "file" or node.records is None or node.size is None:
             continue
         wanted = [node.records.get(at, "") for at in range(0, node.size, RECORD_BYTES)]
         if "" in wanted:
             continue  # a hole: there are no such writes in the workloads
-        findings.count("files compared")
+        known += 1
+        if there is None:
+            continue
+        compared += 1
         if there != wanted:
             at = next((n for n, (a, b) in enumerate(zip(there, wanted, strict=False)) if a != b), len(wanted))
             findings.wrong(f"{workspace.name}: {path} differs from the log at record {at}: {there[at : at + 1]}")
+    findings.count("files compared", compared)
+    if known and not compared:
+        findings.unsure(f"{workspace.name}: no file could be compared with the log, of {known} whose records it tells")

@@ -24,7 +24,7 @@ from hypercluster.client.lane_types import Intent
 from hypercluster.client.lock_guard import GUARD_VARIABLE, LockGuard
 from hypercluster.client.settings import ClientSettings
 from hypercluster.client.workspace import Workspace
-from hypercluster.errors import NoQuorumError, OutcomeUnknownError
+from hypercluster.errors import HyperClusterError, NoQuorumError, Outcome, OutcomeUnknownError
 
 T = TypeVar("T")
 
@@ -71,22 +71,48 @@ def run_client(
         async with Client(settings, resume=intent) as client:
             try:
                 return await work(client)
-            except OutcomeUnknownError as error:
-                notes = getattr(error, "__notes__", [])
-                if notes:
-                    raise OutcomeUnknownError(
-                        f"{error}\n  To learn what became of it, run the same command again with --intent {notes[0]}"
-                        "\n  However often it is sent, it is applied at most once."
-                    ) from error
+            except HyperClusterError as error:
+                told = _in_words(error, client, intent)
+                if told is error:
+                    raise
+                raise told from error
+            except asyncio.CancelledError:
+                if client.pending:
+                    words = f"interrupted: commands without an answer, {client.pending} of them, may be applied or not"
+                    click.echo(words, err=True)
                 raise
-            except NoQuorumError as error:
-                if "(tried " in str(error):
-                    raise NoQuorumError(f"{error}\n  See: hypercluster status") from error
-                waited_s = settings.lane.no_leader_ns / 1e9
-                words = client.nodes.no_leader_words(waited_s)
-                raise NoQuorumError(f"{words}\n  Nothing was written. See: hypercluster status") from error
 
     return asyncio.run(body())
+
+
+def _in_words(error: HyperClusterError, client: Client, intent: Intent | None) -> HyperClusterError:
+    """The same error, with what to type next."""
+    if intent is not None and not client.judged and not isinstance(error, OutcomeUnknownError):
+        # This run has not brought the command before a leader; the run before may have.
+        return OutcomeUnknownError(f"{error}\n  What became of the earlier command is still not known.{_again(intent)}")
+    if isinstance(error, OutcomeUnknownError):
+        notes = getattr(error, "__notes__", [])
+        return OutcomeUnknownError(f"{error}{_again(Intent.parse(notes[0]))}") if notes else error
+    if not isinstance(error, NoQuorumError):
+        return error
+    words = str(error)
+    if "(tried " not in words:
+        words = client.nodes.no_leader_words(client.settings.lane.no_leader_ns / 1e9)
+    definite = error.outcome is Outcome.DEFINITELY_NOT
+    done = "Nothing was written." if definite else "What was done before that stays."
+    found = NoQuorumError(f"{words}\n  {done} See: hypercluster status")
+    found.outcome = error.outcome
+    return found
+
+
+def _again(intent: Intent) -> str:
+    context = click.get_current_context(silent=True)
+    if context is None or not any(parameter.name == "intent" for parameter in context.command.params):
+        return f"\n  To learn what became of it: hypercluster workspace intent {intent.token()}"
+    return (
+        f"\n  To learn what became of it, run the same command again with --intent {intent.token()}"
+        "\n  However often it is sent, it is applied at most once."
+    )
 
 
 async def open_for_change(client: Client, name: str) -> Workspace:

@@ -23,6 +23,7 @@ EXIT_REFUSED = 1
 EXIT_USAGE = 2
 EXIT_UNKNOWN = 3
 EXIT_FATAL = 4
+EXIT_INTERRUPTED = 130
 
 # Name -> (module, attribute, one line of help). A module is imported only when its command runs.
 COMMANDS: Mapping[str, tuple[str, str, str]] = {
@@ -91,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
         result: Any = cli.main(args=arguments, prog_name="hypercluster", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
     except click.exceptions.Abort:
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
     except click.UsageError as error:
         error.show()
         sys.exit(EXIT_USAGE)
@@ -104,8 +105,12 @@ def main(arguments: list[str] | None = None) -> None:
     except (HyperClusterError, FatalError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(exit_code(error))
+    except UnicodeEncodeError as error:
+        click.echo(f"error: {error.object!r} is not UTF-8, as this name must be", err=True)
+        sys.exit(EXIT_USAGE)
     except OSError as error:
-        click.echo(f"error: {error}", err=True)
+        words = f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else str(error)
+        click.echo(f"error: {words}", err=True)
         sys.exit(EXIT_REFUSED)
 
 

@@ -6,6 +6,8 @@ Never: reads anything but the op log. `history` shows what names an inode, under
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 import click
 
 from hypercluster.cli.client_command import json_option, print_json, run_client, shown
@@ -52,11 +54,9 @@ def log(
         start = from_index
         if start is None:
             start = max(1, (await opened.barrier()).workspace.log_index - last + 1)
-        try:
-            async for record in opened.log(start, follow=follow):
+        async with aclosing(opened.log(start, follow=follow)) as records:
+            async for record in records:
                 _show_record(record, as_json)
-        except HistoryGoneError as error:
-            raise HistoryGoneError(f"{error}; use --from with a later index") from error
 
     try:
         run_client(settings, work, timeout_s)

@@ -7,9 +7,11 @@ Never: follows symlinks.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from base64 import b64encode
+from contextlib import nullcontext
 
 import click
 
@@ -28,7 +30,7 @@ from hypercluster.cli.client_command import timeout_option as timeout
 from hypercluster.cli.connection import connection_options
 from hypercluster.cli.words import instant, size
 from hypercluster.client.client import Client
-from hypercluster.client.file_ops import FileResult
+from hypercluster.client.file_ops import FileResult, after_a_part
 from hypercluster.client.lane_types import Intent
 from hypercluster.client.settings import ClientSettings
 from hypercluster.client.workspace import Workspace, is_directory
@@ -36,6 +38,8 @@ from hypercluster.limits import MIB
 from hypercluster.pb.v1 import workspace_pb2
 
 PUT_BYTES_MAX = 1024 * MIB
+OCTAL = re.compile(r"[0-7]{1,6}")
+MODE_MAX = 0o7777
 KIND_LETTERS = {
     workspace_pb2.FILE_KIND_FILE: stat.S_IFREG,
     workspace_pb2.FILE_KIND_DIRECTORY: stat.S_IFDIR,
@@ -122,10 +126,9 @@ def put(
     settings: ClientSettings,
 ) -> None:
     """Make PATH a file with the content of standard input."""
-    try:
-        bits = int(mode, 8)
-    except ValueError as error:
-        raise click.UsageError(f"--mode {mode}: not an octal number such as 644") from error
+    bits = int(mode, 8) if OCTAL.fullmatch(mode) else MODE_MAX + 1
+    if bits > MODE_MAX:
+        raise click.UsageError(f"--mode {mode}: not an octal number such as 644, at most {MODE_MAX:o}")
     content = read_input(PUT_BYTES_MAX)
 
     async def work(client: Client) -> FileResult:
@@ -189,12 +192,15 @@ def rm(
 
     async def work(client: Client) -> FileResult:
         opened = await open_for_change(client, name)
+        await opened.parent(path)  # refuses the root before anything in it is gone
         inode = await opened.stat(path)
         if not is_directory(inode):
             return await opened.unlink(path, base_index=base_index)
-        if recursive:
-            await _empty(opened, inode.inode_id)
-        return await opened.rmdir(path, base_index=base_index)
+        if not recursive:
+            return await opened.rmdir(path, base_index=base_index)
+        await _empty(opened, inode.inode_id)
+        with after_a_part("what was in it is gone"):
+            return await opened.rmdir(path, base_index=base_index)
 
     show_result(run_client(settings, work, timeout_s), as_json, f"removed {path}")
 
@@ -209,8 +215,9 @@ async def _empty(opened: Workspace, top: bytes) -> None:
             found.append((directory, entry.name, is_directory(entry.inode)))
             if is_directory(entry.inode):
                 pending.append(entry.inode.inode_id)
-    for directory, name, is_dir in reversed(found):
-        await (opened.ops.rmdir(directory, name) if is_dir else opened.ops.unlink(directory, name))
+    for removed, (directory, name, is_dir) in enumerate(reversed(found)):
+        with after_a_part(f"{removed} of {len(found)} entries were removed") if removed else nullcontext():
+            await (opened.ops.rmdir(directory, name) if is_dir else opened.ops.unlink(directory, name))
 
 
 @click.command("ln")

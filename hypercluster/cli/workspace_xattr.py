@@ -32,7 +32,7 @@ from hypercluster.client.file_ops import FileResult
 from hypercluster.client.lane_types import Intent
 from hypercluster.client.settings import ClientSettings
 from hypercluster.client.workspace import file_error
-from hypercluster.limits import XATTR_VALUE_BYTES_MAX
+from hypercluster.limits import XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
 from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
 from hypercluster.pb.v1 import workspace_pb2
 
@@ -118,6 +118,12 @@ def set_command(
 ) -> None:
     """Set ATTRIBUTE of PATH to VALUE, or to standard input if there is none."""
     content = read_input(XATTR_VALUE_BYTES_MAX) if value is None else os.fsencode(value)
+    if len(os.fsencode(attribute)) > XATTR_NAME_BYTES_MAX:
+        raise file_error(
+            errno.ERANGE, f"ATTRIBUTE: {len(os.fsencode(attribute))} bytes, at most {XATTR_NAME_BYTES_MAX}"
+        )
+    if len(content) > XATTR_VALUE_BYTES_MAX:
+        raise file_error(errno.E2BIG, f"VALUE: {len(content)} bytes, at most {XATTR_VALUE_BYTES_MAX}")
 
     async def work(client: Client) -> FileResult:
         opened = await open_for_change(client, name)

@@ -136,6 +136,16 @@ class Client:
         for port in self._ports:
             port.lane.known(raft_index)
 
+    @property
+    def judged(self) -> int:
+        """Commands that the cluster accepted or refused."""
+        return self._stream.judged
+
+    @property
+    def pending(self) -> int:
+        """Commands without an outcome: they may be on their way."""
+        return self._stream.pending
+
     def _new_client_id(self) -> ClientId:
         self._lanes_made += 1
         return derive_client_id(self._name, self._instance, self._lanes_made)

@@ -18,7 +18,7 @@ import grpc
 from hypercluster.client.answers import raise_unless_ok
 from hypercluster.client.chunking import hash_of
 from hypercluster.client.stubs import workspace_service
-from hypercluster.errors import HyperClusterError, NotFoundError
+from hypercluster.errors import FatalError, NotFoundError
 from hypercluster.limits import CHUNK_BYTES_MAX, MIB
 from hypercluster.pb.v1 import command_pb2 as command_pb
 from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
@@ -104,7 +104,7 @@ class ChunkDoor:
                 del self._to_ask[chunk_hash]
             try:
                 missing = await self._need(list(batch))
-            except HyperClusterError as error:
+            except (Exception, FatalError) as error:  # also a defect: whoever waits must hear of it
                 for chunk_hash in batch:
                     self._fail(chunk_hash, error)
                 continue
@@ -132,13 +132,13 @@ class ChunkDoor:
         try:
             settled = await self._client.lane(CHUNK_LANE).submit(command, self._workspace_id)
             raise_unless_ok(settled, f"put chunk {chunk_hash.hex()[:12]}")
-        except HyperClusterError as error:
+        except (Exception, FatalError) as error:
             self._fail(chunk_hash, error)
             return
         self.sent += 1
         self._on_its_way[chunk_hash].set_result(None)
 
-    def _fail(self, chunk_hash: bytes, error: HyperClusterError) -> None:
+    def _fail(self, chunk_hash: bytes, error: BaseException) -> None:
         future = self._on_its_way[chunk_hash]
         future.set_exception(error)
         future.exception()  # whoever waits sees it; nobody has to

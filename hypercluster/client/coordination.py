@@ -25,7 +25,7 @@ from hypercluster.client.locks import (
 )
 from hypercluster.client.reservations import Reservation
 from hypercluster.client.stubs import coordination_service
-from hypercluster.errors import MalformedError, OutcomeUnknownError
+from hypercluster.errors import FencedError, MalformedError, OutcomeUnknownError
 from hypercluster.limits import LOCAL_PATTERNS_BYTES_MAX, RESERVATION_PATTERN_BYTES_MAX, RESERVATION_TTL_MS
 from hypercluster.pb.v1 import command_pb2 as command_pb
 from hypercluster.pb.v1 import coordination_command_pb2 as lock_pb
@@ -160,7 +160,12 @@ class Coordination:
 
     async def unreserve(self, reservation_id: int) -> None:
         op = lock_pb.Unreserve(reservation_id=reservation_id)
-        await self._command(lock_pb.CoordinationCommand(unreserve=op), f"unreserve {reservation_id}")
+        what = f"unreserve {reservation_id}"
+        try:
+            await self._command(lock_pb.CoordinationCommand(unreserve=op), what)
+        except FencedError as error:
+            words = f"{what}: there is no such reservation of this client's worker (any more)"
+            raise FencedError(error.reason, words, errno=error.errno) from error
 
     async def reservations(self) -> list[coordination_pb2.ReservationRecord]:
         request = coordination_pb2.ReservationsRequest(

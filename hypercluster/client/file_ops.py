@@ -10,14 +10,15 @@ Commands given one after the other to one lane are judged in that order, so a ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hypercluster.client.answers import raise_unless_ok
 from hypercluster.client.chunking import Piece, is_inline, split
 from hypercluster.client.content import ChunkDoor
-from hypercluster.errors import OutcomeUnknownError
+from hypercluster.errors import HyperClusterError, Outcome, OutcomeUnknownError
 from hypercluster.limits import WRITE_BYTES_MAX
 from hypercluster.pb.v1 import command_pb2 as command_pb
 from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
@@ -32,7 +33,8 @@ OPS_LANE = 0
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """The acknowledgement of one accepted file command (WS-36)."""
+    """The acknowledgement of one accepted file command (WS-36); of several, the last one's, so that its log_index is
+    a base index for what follows."""
 
     log_index: int
     raft_index: int
@@ -161,12 +163,12 @@ class FileOps:
         lane: int | None = None,
     ) -> FileResult:
         """pwrite. Content beyond 1 MiB takes several commands, which are not one step for readers; `base_index`
-        guards the first of them, the others follow only if it passed."""
+        guards the first of them, and each is the base of the next, so that nothing of others comes in between."""
         return await self._write(inode_id, content, offset, append=False, base_index=base_index, lane=lane)
 
     async def append(self, inode_id: bytes, content: bytes, *, base_index: int | None = None) -> FileResult:
         """The offset is chosen when it is judged (WS-22): `applied_offset` of the first command. Content beyond
-        1 MiB takes several appends, and others' appends may come in between."""
+        1 MiB takes several appends, and without `base_index` others' appends may come in between."""
         return await self._write(inode_id, content, 0, append=True, base_index=base_index)
 
     async def _write(
@@ -179,14 +181,22 @@ class FileOps:
         base_index: int | None,
         lane: int | None = None,
     ) -> FileResult:
-        first: FileResult | None = None
-        for start in range(0, max(1, len(content)), WRITE_BYTES_MAX):
-            block = content[start : start + WRITE_BYTES_MAX]
-            command, pieces = await self.prepare_write(inode_id, block, offset + start, append=append)
-            done = await self.run(command, "write", base_index=base_index, pieces=pieces, lane=lane)
-            first, base_index = first or done, None
-        assert first is not None
-        return first
+        block = content[:WRITE_BYTES_MAX]
+        command, pieces = await self.prepare_write(inode_id, block, offset, append=append)
+        first = met = done = await self.run(command, "write", base_index=base_index, pieces=pieces, lane=lane)
+        with after_a_part("a part of the content was written"):
+            for start in range(WRITE_BYTES_MAX, len(content), WRITE_BYTES_MAX):
+                block = content[start : start + WRITE_BYTES_MAX]
+                base_index = None if base_index is None else done.log_index
+                command, pieces = await self.prepare_write(inode_id, block, offset + start, append=append)
+                done = await self.run(command, "write", base_index=base_index, pieces=pieces, lane=lane)
+                met = met if met.hazard_index else done
+        return replace(
+            done,
+            applied_offset=first.applied_offset,
+            hazard_index=met.hazard_index,
+            hazard_kind=met.hazard_kind,
+        )
 
     async def prepare_write(
         self, inode_id: bytes, content: bytes, offset: int, *, append: bool = False
@@ -246,6 +256,19 @@ class FileOps:
     async def remove_xattr(self, inode_id: bytes, name: bytes) -> FileResult:
         remove = file_pb.RemoveXattr(inode_id=inode_id, name=name)
         return await self.run(file_pb.FileCommand(remove_xattr=remove), f"removexattr {shown(name)}")
+
+
+@contextmanager
+def after_a_part(done: str) -> Iterator[None]:
+    """What ends an operation of several commands, one of which was accepted, is not "definitely not" (D-8): the error
+    keeps its class, and says what was done."""
+    try:
+        yield
+    except HyperClusterError as error:
+        if error.outcome is Outcome.DEFINITELY_NOT:
+            error.outcome = Outcome.UNKNOWN
+            error.args = (f"{error} ({done})",)
+        raise
 
 
 async def all_or_first_error(waits: Iterable[Awaitable[FileResult]]) -> list[FileResult]:

@@ -50,7 +50,8 @@ class Lane:
         journal: Journal | None = None,
         resume: Intent | None = None,
     ) -> None:
-        """With `resume` the first command is sent under that key: another run did not learn its outcome."""
+        """With `resume` the first command is sent under that key: another run did not learn its outcome, so that it is
+        never NOT_DONE here."""
         self._new_client_id = new_client_id
         self._rng = rng
         self._settings = settings or LaneSettings()
@@ -331,6 +332,7 @@ class Lane:
         entry.seq = self._tail
         self._entries[entry.seq] = entry
         entry.basis, self._first_basis = self._first_basis, -1
+        entry.tainted = entry.basis >= 0  # a copy of another run may be applied yet
         if self._journal is not None and entry.ticket:
             self._journal.record("invoke", now_ns, self.client_id, entry.seq, entry.command, None)
 

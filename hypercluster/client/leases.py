@@ -25,7 +25,10 @@ from hypercluster.errors import (
     DeadlockError,
     HyperClusterError,
     LockWaitOverError,
+    NoQuorumError,
     OutcomeUnknownError,
+    QueueFullError,
+    RateLimitedError,
 )
 from hypercluster.limits import LOCK_TTL_MS
 from hypercluster.pb.v1 import command_pb2 as command_pb
@@ -117,8 +120,12 @@ class Leases:
         self._forget(held.lock_id)
         try:
             await self._submit_release(held.workspace_id, held.lock_id, what)
-        except OutcomeUnknownError:
+        except (OutcomeUnknownError, NoQuorumError, QueueFullError, RateLimitedError):
             return
+
+    def look(self) -> None:
+        """Ends what the clock says has ended, for who can not wait for the loop to come round to it."""
+        self._tell(self._table.expire(boot_ns()))
 
     def ends_ns(self, lock_id: int) -> int:
         """Until when, by `boot_ns`, a lock that is held can be known to hold; 0 if it is not."""
@@ -178,6 +185,8 @@ class Leases:
         return self._hold(workspace_id, lock_id, token)
 
     def _hold(self, workspace_id: bytes, lock_id: int, token: int) -> Held:
+        if self._table.find(lock_id) is None:  # it went between the grant and this turn, and nobody could be told
+            return Held(workspace_id, lock_id, token, lost="the cluster has ended the lease", uses=1)
         held = self._held.get(lock_id)
         if held is None:  # the same owner asking again gets the same lock
             held = self._held[lock_id] = Held(workspace_id, lock_id, token)

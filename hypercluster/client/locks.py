@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from hypercluster.client.file_ops import ROOT, shown
-from hypercluster.client.leases import Held
+from hypercluster.client.leases import Held, boot_ns
 from hypercluster.errors import FencedError, InvariantError, LockLostError, MalformedError
 from hypercluster.limits import LOCK_NAME_BYTES_MAX, LOCK_PERMITS_MAX, LOCK_WAIT_MS_MAX
 from hypercluster.pb.v1 import coordination_command_pb2 as lock_pb
@@ -47,7 +47,7 @@ class Lock:
 
     @property
     def lost(self) -> bool:
-        return self._held is not None and bool(self._held.lost)
+        return self._held is not None and bool(self._why_lost(self._held))
 
     @property
     def token(self) -> int:
@@ -75,12 +75,18 @@ class Lock:
     def _present(self) -> Held:
         if self._held is None:
             raise InvariantError(f"{self.what} is used outside of its `async with`")
-        if self._held.lost:
+        if self.lost:
             raise self._lost_error()
         return self._held
 
+    def _why_lost(self, held: Held) -> str:
+        """By the clock as well: a host that wakes up, or a loop that was held up, has told nobody yet."""
+        if held.lost or boot_ns() < self._leases.ends_ns(held.lock_id):
+            return held.lost
+        return "it was not renewed in time: this process did not run, or no leader answered"
+
     def _lost_error(self) -> LockLostError:
-        words = self._held.lost if self._held is not None else ""
+        words = self._why_lost(self._held) if self._held is not None else ""
         return LockLostError(f"{self.what} was lost: {words}. What was done under it may have met another holder")
 
     # --- its life -----------------------------------------------------------------------------------
@@ -94,6 +100,7 @@ class Lock:
 
     async def release(self) -> None:
         """Raises LockLostError if it was lost before."""
+        self._leases.look()
         held, lost = self._held, self.lost
         error = self._lost_error() if lost else None
         self._held = None
@@ -108,7 +115,7 @@ class Lock:
     async def __aenter__(self) -> Lock:
         await self.acquire()
         assert self._held is not None
-        if self._held.lost:
+        if self.lost:
             await self.release()
         body = self._body = asyncio.current_task()
         self._cancelling = body.cancelling() if body is not None else 0
@@ -132,6 +139,7 @@ class Lock:
         body, self._body = self._body, None
         if self._held is not None and self._on_lost in self._held.on_lost:
             self._held.on_lost.remove(self._on_lost)
+        self._leases.look()
         if not self.lost:
             try:
                 await self.release()

@@ -40,6 +40,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 LEARNED_NODES_MAX = 64
+SILENT_S = 2.0  # without an answer to a read, its node is asked whether it is there at all
 RETRY_S = (0.02, 0.4)  # first and longest pause between two attempts of a read
 
 
@@ -143,15 +144,39 @@ class Nodes:
                 address, _ = await self.find_leader()
             if address:
                 try:
-                    return await call(self.channel(address), left_s)
+                    return await self._attempt(address, call, left_s)
                 except grpc.aio.AioRpcError as error:
                     last = from_rpc(error, what)
                     self.said[address] = _words(error)
+                except errors.DeadlineError as error:
+                    last = error
                 if not self._is_worth_another(last):
                     raise last
                 self._look_elsewhere(address, last)
             await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
             pause_s = min(pause_s * 2, RETRY_S[1])
+
+    async def _attempt(self, address: str, call: Callable[[grpc.aio.Channel, float], Awaitable[T]], left_s: float) -> T:
+        """Raises DeadlineError once the node has said nothing for SILENT_S and does not answer a probe either: one that
+        hangs, or is cut off without a word, must not use up the time of a read."""
+        if left_s <= SILENT_S:
+            return await call(self.channel(address), left_s)
+        work = asyncio.ensure_future(call(self.channel(address), left_s))
+        try:
+            while not work.done():
+                await asyncio.wait({work}, timeout=SILENT_S)
+                if work.done():
+                    break
+                try:
+                    await self.status(address, SILENT_S)
+                except errors.HyperClusterError as error:
+                    if not work.done():
+                        raise errors.DeadlineError(f"{address} {self.said[address]}") from error
+            return work.result()
+        finally:
+            if not work.done():
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
 
     def _reader(self, any_node: bool) -> str:
         if not any_node:

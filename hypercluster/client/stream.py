@@ -23,7 +23,7 @@ from hypercluster.client.lane import Lane
 from hypercluster.client.lane_types import Intent, Journal, NeedChunks, Redirect, Send, Settled, SlowDown, Verdict
 from hypercluster.client.nodes import Nodes
 from hypercluster.client.pacing import Pacer
-from hypercluster.errors import HyperClusterError, InvariantError, TurnedAwayError, check
+from hypercluster.errors import InvariantError, TurnedAwayError, check
 from hypercluster.limits import MIB, SUBMITS_MAX
 from hypercluster.pb.v1 import command_pb2 as command_pb
 from hypercluster.pb.v1 import origin_pb2 as origin_pb
@@ -114,6 +114,7 @@ class LanePort:
 
     def settle(self, settled: Settled) -> None:
         self.content.pop(settled.ticket, None)
+        self._stream.judged += settled.verdict in (Verdict.OK, Verdict.REFUSED)
         future = self.futures.pop(settled.ticket)
         if not future.done():  # the caller may have been cancelled
             future.set_result(settled)
@@ -125,6 +126,7 @@ class CommandStream:
 
     def __init__(self, nodes: Nodes, rng: random.Random, origin: origin_pb.Origin | None, journal: Journal | None):
         self.origin = origin
+        self.judged = 0  # commands of all lanes, chunks among them
         self._nodes = nodes
         self._rng = rng
         self._journal = journal
@@ -177,6 +179,11 @@ class CommandStream:
         check(not port.lane.pending, "a lane with commands that wait is not closed")
         self._ports.remove(port)
         self._busy.pop(port, None)
+
+    @property
+    def pending(self) -> int:
+        """Commands whose outcome somebody waits for."""
+        return sum(len(port.futures) for port in self._ports)
 
     def has_work(self, port: LanePort) -> None:
         self._busy.setdefault(port)
@@ -259,7 +266,7 @@ class CommandStream:
             try:
                 await upload(missing)
                 port.lane.chunks_sent(need.ticket)
-            except HyperClusterError:
+            except Exception:  # whatever it was: nobody brings the content, so the command must end
                 port.lane.give_up(need.ticket)
             self.wake()
 

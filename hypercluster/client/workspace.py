@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import grpc
-
-from hypercluster.client.answers import from_rpc
 from hypercluster.client.coordination import Coordination
-from hypercluster.client.file_ops import ROOT, FileOps, FileResult, shown
+from hypercluster.client.file_ops import ROOT, FileOps, FileResult, after_a_part, shown
 from hypercluster.client.locks import Lock
+from hypercluster.client.log_tail import read_log
 from hypercluster.client.reservations import Reservation
 from hypercluster.client.stubs import workspace_service
-from hypercluster.errors import HistoryGoneError, RefusedError, check
-from hypercluster.limits import GUARDS_MAX
+from hypercluster.errors import RefusedError, check
+from hypercluster.limits import GUARDS_MAX, NAME_BYTES_MAX
 from hypercluster.pb.v1 import read_pb2, workspace_pb2
-from hypercluster.pb.v1 import workspace_command_pb2 as file_pb
+from hypercluster.pb.v1.workspace_command_pb2 import LogRecord
 from hypercluster.values import ReadLevel
 
 if TYPE_CHECKING:
@@ -278,6 +276,9 @@ class Workspace(Coordination):
         inode = await self.stat(path)
         if is_directory(inode):
             raise file_error(errno.EISDIR, f"read {shown(to_bytes(path))}")
+        if inode.symlink_target:
+            words = f"read {shown(to_bytes(path))}, a symlink to {shown(inode.symlink_target)}"
+            raise file_error(errno.EINVAL, words)
         offset = 0
         while block := await self.pread(inode.inode_id, offset, 4 << 20):
             yield block
@@ -290,6 +291,8 @@ class Workspace(Coordination):
         directory, _, name = to_bytes(path).rpartition(b"/")
         if not name:
             raise file_error(errno.EINVAL, "the root directory can not be made, moved or removed")
+        if len(name) > NAME_BYTES_MAX:
+            raise file_error(errno.ENAMETOOLONG, f"{shown(name[:16])}…: {len(name)} bytes, at most {NAME_BYTES_MAX}")
         return (await self.inode_id(directory)), name
 
     async def inode_id(self, path: Path) -> bytes:
@@ -298,17 +301,28 @@ class Workspace(Coordination):
         return (await self.stat(path)).inode_id
 
     async def put(self, path: Path, content: bytes, *, mode: int = 0o644, base_index: int | None = None) -> FileResult:
-        """Makes `path` a regular file with exactly this content. An existing file keeps its inode and mode; with
-        `base_index` its content must not have changed since (WS-28)."""
+        """Makes `path` a regular file with exactly this content. An existing file keeps its inode and mode. With
+        `base_index` the file must be there, and its content must not have changed since (WS-28)."""
+        if base_index is not None:
+            seen = await self.stat(path)
+            return await self._replace(seen.inode_id, content, base_index, shrinks=seen.size > len(content))
         directory, name = await self.parent(path)
         made = await self.ops.create(directory, name, mode)
-        if not made.existed:
-            return await self.ops.write(made.inode_id, content, base_index=base_index) if content else made
-        # The new bytes first, then the end: a reader in between never meets an empty file.
-        if content:
-            made = await self.ops.write(made.inode_id, content, base_index=base_index)
-            return await self.ops.truncate(made.inode_id, len(content))
-        return await self.ops.truncate(made.inode_id, 0, base_index=base_index)
+        if made.existed:
+            return await self._replace(made.inode_id, content, None, shrinks=True)
+        with after_a_part(f"{shown(name)} was made"):
+            return await self.ops.write(made.inode_id, content) if content else made
+
+    async def _replace(self, inode_id: bytes, content: bytes, base_index: int | None, *, shrinks: bool) -> FileResult:
+        """The new bytes first, then the end: a reader in between never meets an empty file."""
+        if not content:
+            return await self.ops.truncate(inode_id, 0, base_index=base_index)
+        made = await self.ops.write(inode_id, content, base_index=base_index)
+        if not shrinks:
+            return made
+        with after_a_part("the content was written, what was beyond it may still be there"):
+            base_index = None if base_index is None else made.log_index
+            return await self.ops.truncate(inode_id, len(content), base_index=base_index)
 
     async def write(self, path: Path, content: bytes, offset: int = 0, *, base_index: int | None = None) -> FileResult:
         return await self.ops.write(await self.inode_id(path), content, offset, base_index=base_index)
@@ -358,34 +372,10 @@ class Workspace(Coordination):
 
     # --- the log ------------------------------------------------------------------------------------
 
-    async def log(
-        self, from_index: int = 1, *, follow: bool = False, address: str = ""
-    ) -> AsyncIterator[file_pb.LogRecord]:
+    def log(self, from_index: int = 1, *, follow: bool = False, address: str = "") -> AsyncGenerator[LogRecord]:
         """Accepted operations in order; without `follow` it ends at what was committed when it began. Raises
-        HistoryGoneError when `from_index` is below what is kept."""
-        next_index = max(1, from_index)
-        address = address or self.client.nodes.leader or (await self.client.nodes.find_leader())[0]
-        request = workspace_pb2.WatchLogRequest(workspace_id=self.workspace_id, from_index=next_index, as_kept=True)
-        channel = self.client.nodes.channel(address or self.client.settings.nodes[0])
-        call = workspace_service(channel).WatchLog(request)
-        try:
-            async for event in call:
-                match event.WhichOneof("event"):
-                    case "slice":
-                        for batch in event.slice.batches:
-                            for record in file_pb.LogBatch.FromString(batch).records:
-                                if record.log_index >= next_index:
-                                    next_index = record.log_index + 1
-                                    yield record
-                    case "snapshot_needed":
-                        kept = event.snapshot_needed.retained_from
-                        raise HistoryGoneError(f"the log is kept from {kept}; {next_index} is gone", kept)
-                    case "caught_up" if not follow:
-                        return
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, f"log of {self.name}") from error
-        finally:
-            call.cancel()
+        HistoryGoneError when `from_index` is below what is kept, or beyond the end."""
+        return read_log(self.client, self.workspace_id, self.name, from_index, follow=follow, address=address)
 
 
 def file_error(number: int, what: str) -> RefusedError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import random
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,7 +14,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from click.testing import CliRunner
 
+from hypercluster.cli.main import main
 from tests.integration.cluster import Cluster
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -44,6 +48,20 @@ class Shell:
     def row(self, *arguments: str) -> dict[str, object]:
         (found,) = self.rows(*arguments)
         return found
+
+
+class Desk(Shell):
+    """The same commands in this process, which is quicker by the start of an interpreter each."""
+
+    def raw(self, *arguments: str, stdin: bytes = b"", code: int = 0) -> bytes:
+        return self.run("workspace", *arguments, *self._config, stdin=stdin, code=code)
+
+    def run(self, *arguments: str, stdin: bytes = b"", code: int = 0) -> bytes:
+        with CliRunner().isolation(stdin) as (out, _, both):
+            with pytest.raises(SystemExit) as ended:
+                main(list(arguments))
+            assert ended.value.code == code, (arguments, both.getvalue())
+            return both.getvalue() if code else out.getvalue()
 
 
 @pytest.mark.req("WS-61", "WS-4", "WS-24", "WS-28")
@@ -117,5 +135,70 @@ async def test_a_proof_of_a_path_holds_without_the_cluster(cluster: Cluster, tmp
             "proof", "proven", "docs/one", "--index", str(index), code=1
         )
         assert b"PROOF_NAMES_MAX" in shell.raw("proof", "proven", "x/" * 200, code=1)
+
+    await asyncio.to_thread(work)
+
+
+@pytest.mark.req("WS-61", "WS-28")
+async def test_what_is_refused_leaves_nothing_behind(cluster: Cluster) -> None:
+    shell = Desk(cluster)
+
+    def work() -> None:
+        shell.raw("create", "careful")
+        shell.raw("put", "careful", "kept", stdin=b"content")
+        before = shell.row("status", "careful")["log_index"]
+        for root in ("/", ""):
+            assert b"root directory" in shell.raw("rm", "careful", root, "-r", code=1)
+        assert b"ENOENT" in shell.raw("put", "careful", "gone", "--base-index", "99", stdin=b"x", code=1)
+        for mode in ("-644", "99", "77777", "rw"):
+            assert b"not an octal number" in shell.raw("put", "careful", "new", f"--mode={mode}", stdin=b"x", code=2)
+        assert b"at most 255" in shell.raw("mkdir", "careful", "x" * 256, code=1)
+        assert b"at most 255" in shell.raw("xattr", "set", "careful", "kept", "user." + "x" * 255, "v", code=1)
+        assert b"no such reservation" in shell.raw("unreserve", "careful", "3", code=1)
+        told = shell.raw("set", "careful", "--local-patterns", "/no/such/file", code=1)
+        assert told == b"error: /no/such/file: No such file or directory\n"
+        assert b"is not UTF-8" in shell.raw("create", "odd\udcff", code=2)
+        assert shell.row("status", "careful")["log_index"] == before
+
+        # The new content is shorter, as long, and longer: nothing of the old is left, and others' changes are seen.
+        for content in (b"sh", b"so", b"longer than that"):
+            seen = str(shell.row("stat", "careful", "kept")["content_index"])
+            shell.raw("put", "careful", "kept", "--base-index", seen, stdin=content)
+            assert shell.raw("cat", "careful", "kept") == content
+        shell.raw("ln", "careful", "kept", "link", "-s")
+        assert b"a symlink to kept" in shell.raw("cat", "careful", "link", code=1)
+
+    await asyncio.to_thread(work)
+
+
+@pytest.mark.req("D-8", "WS-61", "WS-29")
+async def test_the_exit_code_says_whether_a_part_was_done(cluster: Cluster, tmp_path: Path) -> None:
+    shell = Desk(cluster)
+    nobody = tmp_path / "client.toml"
+    nobody.write_text(
+        re.sub(r"nodes = \[.*?\]", 'nodes = ["127.0.0.1:9"]', cluster.client_file.read_text(), flags=re.S).replace(
+            '= "', f'= "{cluster.client_file.parent}/'
+        )
+    )
+
+    def work() -> None:
+        shell.raw("create", "small")
+        shell.raw("set", "small", "--quota-bytes", str(3 << 19))
+        content = random.Random(1).randbytes(3 << 20)
+        told = shell.raw("put", "small", "new", stdin=content, code=3)
+        assert b"EDQUOT" in told and b"(a part of the content was written)" in told
+        assert shell.row("stat", "small", "new")["size"] == 1 << 20
+        shell.raw("put", "small", "new", "--base-index", "1", stdin=content, code=1)
+        shell.raw("set", "small", "--quota-bytes", "0")
+        done = shell.row("stat", "small", "new")["content_index"]
+        told = shell.raw("put", "small", "new", "--base-index", str(done), "--json", stdin=content)
+        assert json.loads(told)["log_index"] == shell.row("stat", "small", "new")["content_index"]
+
+        # What an earlier run sent may be applied, whatever this one is told: never "refused".
+        token = f"{bytes(16).hex()}:1:1"
+        hub = ("hub", "set", "key", "1", "--config", str(nobody), "--timeout", "0.3")
+        assert b"Nothing was written" in shell.run(*hub, code=1)
+        again = shell.run("workspace", "mkdir", "small", "d", *hub[4:], "--intent", token, code=3)
+        assert b"still not known" in again and f"with --intent {token}".encode() in again
 
     await asyncio.to_thread(work)

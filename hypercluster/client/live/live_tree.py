@@ -154,7 +154,8 @@ class LiveWorkspace:
                 await self._follower.has_tree.wait()
         except TimeoutError as error:
             words = f"{self._workspace}: no snapshot within {self._settings.start_s:.0f} s: "
-            raise NoQuorumError(words + (self._follower.last_problem or self._defect or "no node answers")) from error
+            why = self._why_stopped() or self._follower.last_problem or "no node answers"
+            raise NoQuorumError(words + why) from error
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:

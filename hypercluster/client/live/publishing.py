@@ -56,7 +56,7 @@ class Publishing:
         if self.applied_index >= log_index:
             return
         if self._stopped is not None:
-            raise self._stopped
+            raise OSError(*self._stopped.args)  # a new one each time: its trace grows with each raise
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waits, (log_index, next(self._tie), future))
         await future

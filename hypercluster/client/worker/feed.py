@@ -47,10 +47,13 @@ class SnapshotNeeded:
 
 
 async def watch(
-    nodes: Nodes, address: str, workspace_id: bytes, from_index: int, history_id: bytes
+    nodes: Nodes, address: str, workspace_id: bytes, from_index: int, history_id: bytes, *, as_kept: bool = False
 ) -> AsyncGenerator[Records | CaughtUp | SnapshotNeeded]:
-    """The log of one node, until it breaks, or until others have what it does not send. Raises an error of our tree."""
-    request = workspace_pb2.WatchLogRequest(workspace_id=workspace_id, from_index=from_index, history_id=history_id)
+    """The log of one node, until it breaks, or until others have what it does not send. Raises an error of our tree.
+    With `as_kept` from anywhere in the log that is kept, and not only in the replay window."""
+    request = workspace_pb2.WatchLogRequest(
+        workspace_id=workspace_id, from_index=from_index, history_id=history_id, as_kept=as_kept
+    )
     call = workspace_service(nodes.channel(address)).WatchLog(request)
     next_index = from_index
     events = _heard(call, lambda: _is_further(nodes, workspace_id, next_index))

@@ -423,3 +423,19 @@ def test_an_intent_of_another_run_is_sent_as_it_was() -> None:
     lane.acks(0, answer(first, raft_index=100))
     (second,) = sends(lane, 0)
     assert (second.first_seq, second.basis, list(second.commands)) == (8, 100, [b"b"])
+
+
+@pytest.mark.req("D-8", "WS-4")
+@pytest.mark.parametrize("reason", [0, command_pb.REASON_NO_QUORUM, command_pb.REASON_MALFORMED])
+def test_an_intent_of_another_run_is_never_called_not_done(reason: int) -> None:
+    """The copy that the other run sent may be applied yet, whatever this run's own is answered."""
+    lane = Lane(lambda: ClientId(b"n" * 16), random.Random(1), resume=Intent(b"i" * 16, 7, 42))
+    ticket = lane.submit(0, b"a")
+    if reason:
+        lane.connected(0)
+        (sent,) = sends(lane, 0)
+        lane.acks(0, answer(sent, reason))
+    lane.recall(ticket)
+    found = [s for at in (6_000 * MS, 30_001 * MS) for s in lane.advance(at) if isinstance(s, Settled)]
+    assert [(s.ticket, s.verdict) for s in found] == [(ticket, Verdict.UNKNOWN)]
+    assert found[0].intent == Intent(b"i" * 16, 7, 42)

@@ -13,7 +13,7 @@ from hypercluster.client.leases import Held, boot_ns
 from hypercluster.client.locks import Lock, checked_name, wait_fields
 from hypercluster.client.settings import ClientSettings
 from hypercluster.client.workspace import Workspace
-from hypercluster.errors import InvariantError, LockLostError, MalformedError, TurnedAwayError
+from hypercluster.errors import InvariantError, LockLostError, MalformedError, NoQuorumError, TurnedAwayError
 from hypercluster.pb.v1 import coordination_command_pb2 as pb
 
 ID = b"workspace-------"
@@ -158,3 +158,48 @@ def test_names_and_waits_have_their_bounds() -> None:
     for wait_s in (-1, 1e9):
         with pytest.raises(MalformedError, match="wait_s"):
             wait_fields(wait_s)
+
+
+@pytest.mark.req("WS-60", "WS-41")
+async def test_a_process_that_did_not_run_learns_by_the_clock_that_its_lock_is_gone(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The body goes on before the loop has come round to the lease: the host was suspended, or the body held it up."""
+    lock = await site.lock(1).acquire()
+    later_ns = lock.ends_ns
+    monkeypatch.setattr("hypercluster.client.locks.boot_ns", lambda: later_ns - 1)
+    assert lock.token == 101 and not lock.lost
+    monkeypatch.setattr("hypercluster.client.locks.boot_ns", lambda: later_ns)
+    for use in (lambda: lock.token, lambda: lock.lock_id, lock.guard):
+        with pytest.raises(LockLostError, match="not renewed in time"):
+            use()
+    assert lock.lost
+    monkeypatch.setattr("hypercluster.client.leases.boot_ns", lambda: later_ns)
+    with pytest.raises(LockLostError):
+        await lock.release()
+    assert len(site.leases._table) == 0, "nobody renews what its holder has been told is lost"
+
+
+@pytest.mark.req("WS-60")
+async def test_a_lock_that_goes_before_its_holder_has_its_turn_is_never_entered(site: Site) -> None:
+    async def enter(_lock: Lock) -> Held:
+        ack = pb.LockAck(state=pb.LOCK_STATE_HELD, lock_id=9, token=109)
+        now_ns = boot_ns()
+        site.leases._tell(site.leases._table.enter(ID, ack, now_ns, now_ns))
+        site.lose(9)
+        return site.leases._hold(ID, 9, 109)
+
+    with pytest.raises(LockLostError):
+        async with Lock(site.workspace, "lock 9", enter):
+            pytest.fail("the body of a lock that is gone")
+
+
+@pytest.mark.req("WS-60")
+async def test_a_release_that_finds_no_leader_is_left_to_the_lease(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_leader(*_: object) -> None:
+        raise NoQuorumError("no leader answered")
+
+    monkeypatch.setattr(site.leases, "_submit_release", no_leader)
+    async with site.lock(1):
+        pass
+    assert len(site.leases._table) == 0
