@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import grpc
 
+from hypercluster.cli.client_command import json_option, print_json
 from hypercluster.cli.connection import connection_options
 from hypercluster.cli.founding import CLIENT_FILE, NodePlan, found_cluster
 from hypercluster.cli.probing import refuse_where_a_cluster_answers
@@ -76,11 +77,15 @@ def _plan(text: str) -> NodePlan:
 
 @cluster.command("transfer-leader")
 @click.option("--to", default="", metavar="NODE", help="Name of a voter; without it the most caught-up one.")
+@json_option
 @connection_options
-def transfer_leader(to: str, settings: ClientSettings) -> None:
+def transfer_leader(to: str, as_json: bool, settings: ClientSettings) -> None:
     """Hand leadership to another node, for instance before a reboot."""
     answer = asyncio.run(_transfer(settings, to))
-    click.echo(f"{answer.leader} leads in term {answer.term}")
+    if as_json:
+        print_json({"leader": answer.leader, "term": answer.term})
+    else:
+        click.echo(f"{answer.leader} leads in term {answer.term}")
 
 
 async def _transfer(settings: ClientSettings, to: str) -> cluster_pb2.TransferLeaderResponse:

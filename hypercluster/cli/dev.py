@@ -30,6 +30,7 @@ from hypercluster.errors import HyperClusterError, Outcome, WrongDirectoryError
 from hypercluster.storage.identity import DirectoryLock
 
 NODE_PORTS = 10  # a node's ports: base + 10 n, + 1 peers, + 2 admin
+PORT_BASE_MAX = 65_535 - NODE_PORTS * max(VOTERS_ALLOWED)
 READY_S = 30.0
 STOP_S = 12.0
 DEV_SETTINGS = {"rate": {"ops_per_s": 10_000, "burst_ops": 10_000, "bytes_per_s": 1 << 30}}
@@ -42,21 +43,30 @@ class DevError(HyperClusterError):
 
 
 @click.command()
-@click.option("--nodes", default=3, show_default=True, help="1, 3, 5 or 7.")
+@click.option("--nodes", default=None, type=int, help="1, 3, 5 or 7; 3 the first time.")
 @click.option("--data", "directory", default=".hypercluster", show_default=True, type=click.Path(path_type=Path),
               help="Where the cluster lives. Made the first time, continued afterwards.")  # fmt: skip
-@click.option("--port-base", default=7801, show_default=True, help="First port; each node takes three of the next ten.")
-def dev(nodes: int, directory: Path, port_base: int) -> int:
+@click.option(
+    "--port-base",
+    default=7801,
+    type=click.IntRange(1, PORT_BASE_MAX),
+    show_default=True,
+    help="First port; each node takes three of the next ten.",
+)
+def dev(nodes: int | None, directory: Path, port_base: int) -> int:
     """Run a whole cluster on this machine, until Ctrl-C.
 
     Makes certificates, starts real node processes with mutual TLS, and writes client.toml, which the other commands
     find by themselves when they run in the same directory.
     """
     if not (directory / CLIENT_FILE).exists():
-        if nodes not in VOTERS_ALLOWED:
-            raise DevError(f"--nodes {nodes}: {why_not_voters(nodes)}")
-        found(directory, nodes, port_base)
+        wanted = 3 if nodes is None else nodes
+        if wanted not in VOTERS_ALLOWED:
+            raise DevError(f"--nodes {wanted}: {why_not_voters(wanted)}")
+        found(directory, wanted, port_base)
     names = existing_nodes(directory)
+    if nodes not in (None, len(names)):
+        raise DevError(f"--nodes {nodes}: the cluster in {directory} has {len(names)}; give another --data")
     with _only_one(directory):
         return asyncio.run(_run(directory, names))
 

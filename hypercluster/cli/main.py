@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from hypercluster.cli.examples import with_examples
 from hypercluster.config import ConfigError
 from hypercluster.errors import FatalError, HyperClusterError, Outcome
 
@@ -55,7 +56,7 @@ class LazyGroup(click.Group):
             return None
         module, attribute, _ = found
         command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
+        return with_examples(command, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -225,7 +225,8 @@ def _log_to(path: Path) -> None:
 @directory_argument
 @click.option("--force", is_flag=True, help="Also when it is in use or does not answer: whoever uses it gets errors.")
 @state_option
-def unmount(directory: Path, force: bool, state: Path | None) -> None:
+@json_option
+def unmount(directory: Path, force: bool, state: Path | None, as_json: bool) -> None:
     """Take the mount on DIR away, and end the processes behind it."""
     real = mounting.real_directory(directory)
     there = mounting.find(real)
@@ -249,7 +250,10 @@ def unmount(directory: Path, force: bool, state: Path | None) -> None:
             time.sleep(0.02)
     finally:
         os.close(mark)
-    click.echo(f"✓ {directory} is unmounted")
+    if as_json:
+        print_json({"directory": str(directory), "mounted": False})
+    else:
+        click.echo(f"✓ {directory} is unmounted")
 
 
 def _end_watchdog(mark: int) -> None:

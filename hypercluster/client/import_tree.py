@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from hypercluster.client.file_ops import ROOT, FileResult, all_or_first_error, shown
@@ -78,6 +79,7 @@ class _Import:
         self._ids: dict[bytes, bytes] = {b"": ROOT}  # directories
         self._file_ids: dict[bytes, bytes] = {}  # files that have further names
         self._linked = {link.target for link in tree.links}
+        self._written: set[bytes] = set()  # files that are some entry's own
         self._report = ImportReport(skipped=list(tree.skipped), bytes_total=tree.bytes_total)
         links = len(tree.symlinks) + len(tree.links)
         self._progress = Progress(
@@ -138,11 +140,14 @@ class _Import:
             if error.errno != errno.EEXIST:
                 raise
             inode = await self._workspace.stat(entry.path)
-            if not is_directory(inode):
-                raise
-            self._ids[entry.path] = inode.inode_id
-            if inode.mode != entry.mode:
-                self._took(await self._ops.chmod(inode.inode_id, entry.mode))
+            if is_directory(inode):
+                self._ids[entry.path] = inode.inode_id
+                if inode.mode != entry.mode:
+                    self._took(await self._ops.chmod(inode.inode_id, entry.mode))
+            else:
+                self._took(await self._ops.unlink(directory, name))
+                made = self._took(await self._ops.mkdir(directory, name, entry.mode))
+                self._ids[entry.path] = made.inode_id
         self._report.directories += 1
         self._done()
 
@@ -163,16 +168,34 @@ class _Import:
             return
         try:
             mtime_ns = os.fstat(opened).st_mtime_ns
-            await self._file_from(entry, opened, mtime_ns)
+            lane = self._lane()
+            made = await self._made(entry, lane)
+            if made is None:
+                return
+            await self._file_from(entry, opened, mtime_ns, made, lane)
         finally:
             os.close(opened)
         self._report.files += 1
         self._done(entry.size)
 
-    async def _file_from(self, entry: LocalEntry, opened: int, mtime_ns: int) -> None:
-        lane = self._lane()
+    async def _made(self, entry: LocalEntry, lane: int) -> FileResult | None:
+        """The file of an entry, a file of its own; None if a directory that is not empty stands there."""
         directory, name = self._place(entry.path)
-        made = self._took(await self._ops.create(directory, name, entry.mode, lane=lane))
+        try:
+            made = self._took(await self._ops.create(directory, name, entry.mode, lane=lane))
+        except RefusedError as error:
+            if error.errno not in (errno.EISDIR, errno.ELOOP):
+                raise
+            if not await self._cleared(entry.path, directory, name):
+                return None
+            made = self._took(await self._ops.create(directory, name, entry.mode, lane=lane))
+        if made.existed and made.inode_id in self._written:  # the workspace has a link where the source has two files
+            self._took(await self._ops.unlink(directory, name))
+            made = self._took(await self._ops.create(directory, name, entry.mode, lane=lane))
+        self._written.add(made.inode_id)
+        return made
+
+    async def _file_from(self, entry: LocalEntry, opened: int, mtime_ns: int, made: FileResult, lane: int) -> None:
         inode_id = made.inode_id
         if entry.path in self._linked:
             self._file_ids[entry.path] = inode_id
@@ -209,9 +232,10 @@ class _Import:
     async def _symlink(self, entry: LocalEntry) -> None:
         directory, name = self._place(entry.path)
         target = os.readlink(self._local(entry.path))
-        made = self._took(
-            await self._replacing(directory, name, lambda: self._ops.symlink(directory, name, target, lane=META_LANE))
-        )
+        make = partial(self._ops.symlink, directory, name, target, lane=META_LANE)
+        made = await self._replacing(entry.path, directory, name, make)
+        if made is None:
+            return
         self._took(await self._ops.utimens(made.inode_id, entry.mtime_ns, lane=META_LANE))
         self._report.symlinks += 1
         self._done()
@@ -222,19 +246,42 @@ class _Import:
         if inode_id is None:
             self._skip(link.path, f"the file it is a link to, {shown(link.target)}, was skipped")
             return
-        self._took(await self._replacing(directory, name, lambda: self._ops.link(inode_id, directory, name)))
+        if (
+            await self._replacing(link.path, directory, name, partial(self._ops.link, inode_id, directory, name))
+            is None
+        ):
+            return
         self._report.links += 1
         self._done()
 
-    async def _replacing(self, directory: bytes, name: bytes, make: Callable[[], Awaitable[FileResult]]) -> FileResult:
-        """`make`, after taking away what an earlier import left in its place."""
+    async def _replacing(
+        self, path: bytes, directory: bytes, name: bytes, make: Callable[[], Awaitable[FileResult]]
+    ) -> FileResult | None:
+        """`make`, after taking away what stands in its place; None if that can not be taken away."""
         try:
-            return await make()
+            return self._took(await make())
         except RefusedError as error:
             if error.errno != errno.EEXIST:
                 raise
-        self._took(await self._ops.unlink(directory, name))
-        return await make()
+        if not await self._cleared(path, directory, name):
+            return None
+        return self._took(await make())
+
+    async def _cleared(self, path: bytes, directory: bytes, name: bytes) -> bool:
+        """Takes away what stands there. Not a directory with something in it: that is named."""
+        try:
+            self._took(await self._ops.unlink(directory, name))
+        except RefusedError as error:
+            if error.errno != errno.EISDIR:
+                raise
+            try:
+                self._took(await self._ops.rmdir(directory, name))
+            except RefusedError as full:
+                if full.errno != errno.ENOTEMPTY:
+                    raise
+                self._skip(path, "a directory that is not empty stands there")
+                return False
+        return True
 
 
 async def _each(entries: Iterable[T], one: Callable[[T], Awaitable[None]]) -> None:

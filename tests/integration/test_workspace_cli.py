@@ -202,3 +202,42 @@ async def test_the_exit_code_says_whether_a_part_was_done(cluster: Cluster, tmp_
         assert b"still not known" in again and f"with --intent {token}".encode() in again
 
     await asyncio.to_thread(work)
+
+
+@pytest.mark.req("WS-61")
+async def test_an_import_replaces_what_stands_in_the_way_and_names_what_it_must_not(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    shell = Desk(cluster)
+    first, second = tmp_path / "first", tmp_path / "second"
+    for top in (first, second):
+        top.mkdir()
+    (first / "becomes-directory").write_bytes(b"a file")
+    (first / "becomes-link").write_bytes(b"a file")
+    (first / "becomes-file").symlink_to("elsewhere")
+    (first / "empty").mkdir()
+    (first / "full").mkdir()
+    (first / "full" / "kept").write_bytes(b"kept")
+    (first / "one").write_bytes(b"shared")
+    (first / "two").hardlink_to(first / "one")
+    (second / "becomes-directory").mkdir()
+    (second / "becomes-directory" / "inner").write_bytes(b"inner")
+    (second / "becomes-link").symlink_to("one")
+    (second / "becomes-file").write_bytes(b"a file now")
+    (second / "empty").write_bytes(b"a file now")
+    (second / "full").write_bytes(b"can not be there")
+    (second / "one").write_bytes(b"first of its own")
+    (second / "two").write_bytes(b"second of its own")
+
+    def work() -> None:
+        shell.raw("import", "ways", str(first))
+        told = shell.raw("import", "ways", str(second), "--strict", code=1)
+        assert b"skipped full: a directory that is not empty stands there" in told
+        for name, content in (("becomes-file", b"a file now"), ("empty", b"a file now"), ("full/kept", b"kept")):
+            assert shell.raw("cat", "ways", name) == content
+        assert shell.raw("cat", "ways", "becomes-directory/inner") == b"inner"
+        assert shell.row("stat", "ways", "becomes-link")["target"] == "one"
+        assert shell.raw("cat", "ways", "one") == b"first of its own"
+        assert shell.raw("cat", "ways", "two") == b"second of its own"
+
+    await asyncio.to_thread(work)
