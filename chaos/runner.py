@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos.load import LoadProcesses, has_success_since, observe
+from chaos.load import LoadEndedError, LoadProcesses, has_success_since, observe
 from chaos.records import Fault, Verdict, encode
 from chaos.scenarios import RATES, TWO_WORKERS, WORKERS, WORKERS_USUAL, Scenario
 from chaos.schedule import Planned, Schedule
@@ -174,7 +174,12 @@ async def _load(scenario: Scenario, cluster: ClusterUnderTest, seed: int) -> Asy
 async def _until(end_s: float, load: LoadProcesses, state: RunState, tell: Tell) -> None:
     next_words_s = time.monotonic() + 30
     while (now_s := time.monotonic()) < end_s and not state.is_lost:
-        load.check_running()
+        try:
+            load.check_running()
+        except LoadEndedError as error:  # the run is lost: what has begun is healed, and it is judged all the same
+            state.note("load", "broken", str(error))
+            tell(f"load: broken {error}")
+            return
         if now_s >= next_words_s:
             tell(f"{end_s - now_s:.0f} s to go, history {load.history_bytes() / 1e6:.1f} MB")
             next_words_s = now_s + 30
@@ -185,7 +190,8 @@ def _broken(state: RunState) -> list[Verdict]:
     broken = tuple(f"{f.nemesis}: {f.words}" for f in state.faults if f.phase == "broken")
     begun = sum(1 for f in state.faults if f.phase == "begin")
     if broken:
-        return [Verdict("nemeses", "no", f"{len(broken)} of {begun} faults did not begin or heal", broken)]
+        words = f"{len(broken)} of {begun} faults did not begin or heal, or the load ended by itself"
+        return [Verdict("nemeses", "no", words, broken)]
     return [Verdict("nemeses", "yes", f"{begun} faults, each healed and seen to be", counts={"faults": begun})]
 
 

@@ -6,14 +6,17 @@ import asyncio
 import random
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from chaos.load import LoadProcesses
 from chaos.records import Fault, read
-from chaos.runner import Breaker, RunState, _broken
+from chaos.runner import Breaker, RunState, _broken, _until
 from chaos.schedule import Planned, Schedule
-from chaos.seams import ClusterUnderTest
+from chaos.seams import ClusterUnderTest, LoadPlan
+from tests.fakes.waiting import eventually
 
 NO_CLUSTER = cast(ClusterUnderTest, None)  # these nemeses look at none
 
@@ -93,3 +96,25 @@ async def test_a_lost_run_ends_at_once(tmp_path: Path, wrong: dict[str, bool]) -
     assert ("first", "broken") in phases
     assert ("other", "healed") in phases
     assert second.asked == []
+
+
+@pytest.mark.req("CH-4")
+async def test_a_workload_that_ends_by_itself_loses_the_run_and_what_was_broken_is_healed(tmp_path: Path) -> None:
+    """Its process is started for real, and ends at once: there is no such workload."""
+    cluster = cast(ClusterUnderTest, SimpleNamespace(directory=tmp_path, client_prefix=()))
+    load = LoadProcesses(cluster)
+    state, other = RunState(tmp_path), Counted("other")
+    breaker = Breaker(cluster, {"other": other}, state, lambda _: None)
+    load.start(LoadPlan("nonsense", 1, "client.toml", str(tmp_path / "nonsense.jsonl"), 1, 1.0))
+    try:
+        async with asyncio.timeout(60):
+            keeping = asyncio.create_task(
+                breaker.keep(Schedule((Planned(0.0, "other", 3_600.0, 1),), {}), time.monotonic())
+            )
+            await eventually(lambda: other.asked, "a fault has begun")
+            await asyncio.gather(keeping, _until(time.monotonic() + 3_600.0, load, state, lambda _: None))
+    finally:
+        load.kill()
+    assert other.asked == ["begin", "heal", "probe"]
+    (verdict,) = _broken(state)
+    assert verdict.outcome == "no" and "workload nonsense ended with 2" in verdict.evidence[0]
