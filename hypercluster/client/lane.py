@@ -50,8 +50,7 @@ class Lane:
         journal: Journal | None = None,
         resume: Intent | None = None,
     ) -> None:
-        """With `resume` the first command is sent under that key: another run did not learn its outcome, so that it is
-        never NOT_DONE here."""
+        """With `resume` the first command is sent under that key. Another run may have done it: it is not NOT_DONE."""
         self._new_client_id = new_client_id
         self._rng = rng
         self._settings = settings or LaneSettings()
@@ -288,11 +287,9 @@ class Lane:
             self._drop_head(now_ns, head)
 
     def _drop_head(self, now_ns: int, head: Entry) -> None:
-        """Ends the head NOT_DONE.
-
-        Every copy of it was answered and none was judged, and its key is never sent again. Apply judges a lane
-        in order, so no later command of this client_id can ever be judged either: they may have new keys.
-        """
+        """Ends the head NOT_DONE: every copy of it was answered and none was judged, and its key is never sent again.
+        Apply judges a lane in order, so no later command of this client_id can ever be judged either: they may have new
+        keys."""
         reason = head.refusal or command_pb.REASON_NO_QUORUM
         words = head.refusal_words or "no leader answered"
         self._settle(now_ns, head, Settled(head.ticket, Verdict.NOT_DONE, reason, words))
@@ -331,8 +328,8 @@ class Lane:
         self._tail += 1
         entry.seq = self._tail
         self._entries[entry.seq] = entry
+        entry.tainted = self._first_basis >= 0  # a copy of another run may be applied yet
         entry.basis, self._first_basis = self._first_basis, -1
-        entry.tainted = entry.basis >= 0  # a copy of another run may be applied yet
         if self._journal is not None and entry.ticket:
             self._journal.record("invoke", now_ns, self.client_id, entry.seq, entry.command, None)
 

@@ -107,9 +107,15 @@ class SyncClient:
         return self._client
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine on the client's loop."""
+        """Runs a coroutine on the client's loop. Who is interrupted meanwhile ends it: a lock that nobody waits
+        for any more must not be granted."""
         check(os.getpid() == self._pid, "a client does not survive fork: open one in the child (WS-10)")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        running = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return running.result()
+        except BaseException:
+            running.cancel()
+            raise
 
     def status(self) -> dict[str, Any]:
         return dict(self.wait(self.client.status()))
