@@ -51,6 +51,14 @@ class TooLargeError(TurnedAwayError):
     reason = "TOO_LARGE"
 
 
+class DepsTooLongError(TurnedAwayError):
+    reason = "DEPS_TOO_LONG"
+
+
+class InvalidSignatureError(TurnedAwayError):
+    reason = "INVALID_SIGNATURE"
+
+
 class UnauthenticatedError(TurnedAwayError):
     reason = "UNAUTHENTICATED"
 

@@ -24,6 +24,8 @@ STATUS_OF: Mapping[type[BaseException], grpc.StatusCode] = {
     errors.TurnedAwayError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.MalformedError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.TooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DepsTooLongError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidSignatureError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     errors.ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotLeaderError: grpc.StatusCode.UNAVAILABLE,

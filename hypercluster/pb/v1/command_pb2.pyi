@@ -25,10 +25,21 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_LIMIT: _ClassVar[Reason]
     REASON_INTERNAL: _ClassVar[Reason]
     REASON_LOCK_HELD_EXPIRING: _ClassVar[Reason]
+    REASON_CHAIN_GAP: _ClassVar[Reason]
+    REASON_NOT_GENESIS: _ClassVar[Reason]
+    REASON_DUPLICATE_GENESIS: _ClassVar[Reason]
+    REASON_PREV_MISMATCH: _ClassVar[Reason]
+    REASON_FORKED: _ClassVar[Reason]
+    REASON_FROZEN: _ClassVar[Reason]
+    REASON_UNKNOWN_AUTHOR: _ClassVar[Reason]
+    REASON_NO_SESSION: _ClassVar[Reason]
+    REASON_SESSION_OWNED: _ClassVar[Reason]
     REASON_IDEMPOTENCY_CONFLICT: _ClassVar[Reason]
     REASON_UNKNOWN: _ClassVar[Reason]
     REASON_FORBIDDEN: _ClassVar[Reason]
     REASON_ABANDONED: _ClassVar[Reason]
+    REASON_SESSION_BUSY: _ClassVar[Reason]
+    REASON_REQUEST_LIMIT: _ClassVar[Reason]
     REASON_SEQ_GAP: _ClassVar[Reason]
     REASON_CHUNKS_MISSING: _ClassVar[Reason]
     REASON_SCHEMA_CHANGED: _ClassVar[Reason]
@@ -45,6 +56,11 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_HISTORY_CHANGED: _ClassVar[Reason]
     REASON_SHUTTING_DOWN: _ClassVar[Reason]
     REASON_HOLDER_ALIVE: _ClassVar[Reason]
+    REASON_INVALID_SIGNATURE: _ClassVar[Reason]
+    REASON_DEPS_TOO_LONG: _ClassVar[Reason]
+    REASON_SCHEMA: _ClassVar[Reason]
+    REASON_RESET_REQUIRED: _ClassVar[Reason]
+    REASON_SNAPSHOT_REQUIRED: _ClassVar[Reason]
     REASON_OUTCOME_UNKNOWN: _ClassVar[Reason]
 REASON_OK: Reason
 REASON_PRECONDITION_FAILED: Reason
@@ -57,10 +73,21 @@ REASON_EXISTS: Reason
 REASON_LIMIT: Reason
 REASON_INTERNAL: Reason
 REASON_LOCK_HELD_EXPIRING: Reason
+REASON_CHAIN_GAP: Reason
+REASON_NOT_GENESIS: Reason
+REASON_DUPLICATE_GENESIS: Reason
+REASON_PREV_MISMATCH: Reason
+REASON_FORKED: Reason
+REASON_FROZEN: Reason
+REASON_UNKNOWN_AUTHOR: Reason
+REASON_NO_SESSION: Reason
+REASON_SESSION_OWNED: Reason
 REASON_IDEMPOTENCY_CONFLICT: Reason
 REASON_UNKNOWN: Reason
 REASON_FORBIDDEN: Reason
 REASON_ABANDONED: Reason
+REASON_SESSION_BUSY: Reason
+REASON_REQUEST_LIMIT: Reason
 REASON_SEQ_GAP: Reason
 REASON_CHUNKS_MISSING: Reason
 REASON_SCHEMA_CHANGED: Reason
@@ -77,6 +104,11 @@ REASON_WRONG_WORKSPACE: Reason
 REASON_HISTORY_CHANGED: Reason
 REASON_SHUTTING_DOWN: Reason
 REASON_HOLDER_ALIVE: Reason
+REASON_INVALID_SIGNATURE: Reason
+REASON_DEPS_TOO_LONG: Reason
+REASON_SCHEMA: Reason
+REASON_RESET_REQUIRED: Reason
+REASON_SNAPSHOT_REQUIRED: Reason
 REASON_OUTCOME_UNKNOWN: Reason
 
 class Submit(_message.Message):
