@@ -16,7 +16,11 @@ from hypercluster.history_sync.negentropy.wire import FINGERPRINT, Bound, Writer
 VECTORS: Final[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "negentropy_vectors.json").read_text(encoding="utf-8")
 )
-TIMESTAMPS: Final[dict[str, Callable[[int], int]]] = {"seq": lambda n: n + 1, "same": lambda _: 0, "dup": lambda n: n // 7}
+TIMESTAMPS: Final[dict[str, Callable[[int], int]]] = {
+    "seq": lambda n: n + 1,
+    "same": lambda _: 0,
+    "dup": lambda n: n // 7,
+}
 
 Item = tuple[int, bytes]
 
