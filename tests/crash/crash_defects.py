@@ -24,16 +24,23 @@ from hypercluster.storage.tree import DirectoryTree
 
 
 def _writes_late() -> None:
-    """What is given to the disk is written when the next is given to it."""
+    """What is given to the disk is written when the next is given to it, or when its file is closed."""
     held: list[tuple[PosixFile, bytes, int]] = []
-    write = PosixFile.pwrite
+    write, close = PosixFile.pwrite, PosixFile.close
 
     def late(file: PosixFile, data: bytes, offset: int) -> None:
         for before in held:
             write(*before)
         held[:] = [(file, data, offset)]
 
+    def close_late(file: PosixFile) -> None:
+        for before in [one for one in held if one[0] is file]:
+            write(*before)
+            held.remove(before)
+        close(file)
+
     PosixFile.pwrite = late  # type: ignore[method-assign]
+    PosixFile.close = close_late  # type: ignore[method-assign]
 
 
 def _flushes_some_families() -> None:

@@ -118,13 +118,11 @@ def the_size_is_not_stored(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_log_has_no_roots(patch: pytest.MonkeyPatch) -> None:
-    import dataclasses
-
     real = oplog.encode_log_record
     patch.setattr(
         judging,
         "encode_log_record",
-        lambda ctx, out, reserved: real(ctx, dataclasses.replace(out, root=bytes(32)), reserved),
+        lambda ctx, out, reserved: real(ctx, out._replace(root=bytes(32)), reserved),
     )
 
 
