@@ -24,12 +24,17 @@ def test_a_call_that_is_interrupted_does_not_go_on_behind_its_caller() -> None:
         finally:
             ended.set()
 
-    with SyncClient(ClientSettings(("127.0.0.1:9",))) as client:
-        with pytest.raises(KeyboardInterrupt):
-            client.wait(for_ever())
-        assert ended.wait(20)
-        with pytest.raises(ValueError, match="its own"):
-            client.wait(_failing())
+    # What runs in the background of a shell begins with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with SyncClient(ClientSettings(("127.0.0.1:9",))) as client:
+            with pytest.raises(KeyboardInterrupt):
+                client.wait(for_ever())
+            assert ended.wait(20)
+            with pytest.raises(ValueError, match="its own"):
+                client.wait(_failing())
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def _failing() -> None:

@@ -90,7 +90,7 @@ async def test_the_newest_snapshot_is_served_page_by_page_and_can_be_gone_on_wit
     world: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "SNAPSHOT_PIECE_BYTES", 5_000)
-    world.files(250)
+    world.files(400)  # more than a few pages, wherever their bounds fall: ids are drawn
     expected = Snapshooting.tree(world)
     log_index = world.stored()
     world.files(3)

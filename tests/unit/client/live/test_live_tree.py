@@ -509,9 +509,11 @@ async def test_reads_answer_from_every_thread_while_much_is_applied(tmp_path: Pa
             rounds = 0
             while not stop.is_set():
                 rounds += 1
-                sizes = [found.size for _, found in tree.view.list(ROOT_ID)]
-                # Every file is written in turn, so at any prefix the sizes fall by one at most once.
-                if sorted(sizes, reverse=True) != sizes or (sizes and sizes[0] - sizes[-1] > 1):
+                listed = tree.view.list(ROOT_ID)
+                # Every file is written in turn, so at any prefix no size is above one before it. Who looks from the
+                # last to the first meets later prefixes on the way, and finds the same.
+                sizes = [tree.view.node(found.inode_id).size for _, found in reversed(listed)]
+                if len(listed) != len(names) or sorted(sizes) != sizes:
                     wrong.append(sizes)
             counts.append(rounds)
 
