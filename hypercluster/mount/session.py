@@ -28,6 +28,7 @@ from hypercluster.mount.local.locks import LocalLocks
 from hypercluster.mount.local.table import is_local
 from hypercluster.mount.locks import LockOperations
 from hypercluster.mount.request import Request
+from hypercluster.mount.turns import carry_out
 
 THREADS_MAX: Final = 32
 check(READS_HERE_MAX + LOCAL_HERE_MAX < THREADS_MAX, "what waits leaves threads for everything else")
@@ -107,15 +108,7 @@ def _calls(front: Front) -> dict[str, Callable[..., None]]:
 def _guarded(call: Callable[..., None]) -> Callable[..., None]:
     def callback(raw: int, *arguments: Any) -> None:
         request = Request(raw)
-        try:
-            call(request, *arguments)
-        except OSError as error:
-            if not request.answered:
-                request.error(error.errno or errno.EIO)
-        except Exception:
-            log.exception("a request failed inside the mount")
-            if not request.answered:
-                request.error(errno.EIO)
+        carry_out(request, lambda: call(request, *arguments))
 
     return callback
 

@@ -19,6 +19,19 @@ from hypercluster.mount.request import Request
 log = logging.getLogger(__name__)
 
 
+def carry_out(request: Request, work: Callable[[], None]) -> None:
+    """`work` answers the request; where it fails first, the error does."""
+    try:
+        work()
+    except OSError as error:
+        if not request.answered:
+            request.error(error.errno or errno.EIO)
+    except Exception:
+        log.exception("a request failed inside the mount")
+        if not request.answered:
+            request.error(errno.EIO)
+
+
 class Turns:
     """`here_max` in the threads of requests, `aside_max` in others, which are made when they are needed."""
 
@@ -29,24 +42,12 @@ class Turns:
     def take(self, request: Request, work: Callable[[], None]) -> None:
         """`work` answers the request, or raises OSError."""
         if not self._here.acquire(blocking=False):
-            self._aside.submit(self._do, request, work)
+            self._aside.submit(carry_out, request, work)
             return
         try:
             work()
         finally:
             self._here.release()
-
-    @staticmethod
-    def _do(request: Request, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except OSError as error:
-            if not request.answered:
-                request.error(error.errno or errno.EIO)
-        except Exception:
-            log.exception("a request failed inside the mount")
-            if not request.answered:
-                request.error(errno.EIO)
 
     def end(self) -> None:
         """Nothing further is taken aside."""
